@@ -1,0 +1,50 @@
+"""optdecode: language-model decoding solved as optimisation on the probability simplex.
+
+``import optdecode as od`` needs NumPy alone; torch, engines, plots and the embedded model load only when they are used.
+"""
+
+from optdecode._batch import sample_batch as sample_batch
+from optdecode._certificate import Certificate as Certificate
+from optdecode._decoder import Decoder as Decoder
+from optdecode._plan import PlanKind as PlanKind
+from optdecode._problem import MirrorAscent as MirrorAscent
+from optdecode._problem import Problem as Problem
+from optdecode._solution import Draw as Draw
+from optdecode._solution import Solution as Solution
+from optdecode._status import Status as Status
+from optdecode._system import row_seeds as row_seeds
+from optdecode._system import set_num_threads as set_num_threads
+from optdecode._system import show_versions as show_versions
+from optdecode._system import version as _version
+from optdecode.errors import BackendUnavailableError as BackendUnavailableError
+from optdecode.errors import ConvergenceError as ConvergenceError
+from optdecode.errors import DTypeError as DTypeError
+from optdecode.errors import OptdecodeError as OptdecodeError
+from optdecode.errors import ProblemError as ProblemError
+from optdecode.errors import ShapeError as ShapeError
+from optdecode.presets import best_of_k as best_of_k
+from optdecode.presets import entmax as entmax
+from optdecode.presets import greedy as greedy
+from optdecode.presets import min_p as min_p
+from optdecode.presets import softmax as softmax
+from optdecode.presets import sparsemax as sparsemax
+from optdecode.presets import top_k as top_k
+from optdecode.presets import top_p as top_p
+from optdecode.regularizers import KL as KL
+from optdecode.regularizers import Coverage as Coverage
+from optdecode.regularizers import NegEntropy as NegEntropy
+from optdecode.regularizers import Quadratic as Quadratic
+from optdecode.regularizers import Regularizer as Regularizer
+from optdecode.regularizers import Tsallis as Tsallis
+from optdecode.regularizers import Weights as Weights
+from optdecode.supports import Allowed as Allowed
+from optdecode.supports import Epsilon as Epsilon
+from optdecode.supports import Eta as Eta
+from optdecode.supports import MinP as MinP
+from optdecode.supports import PLess as PLess
+from optdecode.supports import Support as Support
+from optdecode.supports import TopK as TopK
+from optdecode.supports import TopNSigma as TopNSigma
+from optdecode.supports import TopP as TopP
+
+__version__ = _version()

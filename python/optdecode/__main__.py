@@ -1,0 +1,5 @@
+"""``python -m optdecode``."""
+
+from optdecode.cli import main
+
+raise SystemExit(main())

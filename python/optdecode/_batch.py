@@ -1,0 +1,105 @@
+"""One decoder a row: what serving engines need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from optdecode._decoder import Decoder, draw_rows
+from optdecode._inputs import read_rows
+from optdecode._solution import Draw
+from optdecode.errors import ProblemError, ShapeError
+
+
+def sample_batch(
+    decoders: Sequence[Decoder],
+    logits: Any,
+    seeds: Any = None,
+    positions: Any = 0,
+    mask: Any = None,
+    n: int = 1,
+    coupling: str = "iid",
+    anchor: Any = None,
+    budget: Any = None,
+    weights: Any = None,
+    threads: int | None = None,
+    backend: str = "auto",
+    on_failure: str = "mark",
+) -> Draw:
+    """Draw tokens from every row with a decoder of its own.
+
+    Row i gives what ``decoders[i].sample(logits[i], seeds[i], positions[i], ...)`` gives alone.
+
+    Parameters
+    ----------
+    decoders : sequence of Decoder, length B
+        One a row; repeats are fine.
+    logits : array_like, shape (B, V), or a list of B rows of length V
+        As in `Decoder.__call__`.
+    seeds, positions : int or integer array of shape (B,)
+        As in `Decoder.sample`.
+    mask, anchor, budget, weights, n, coupling, threads, backend
+        As in `Decoder.sample`; arguments that a row's decoder has no use for are ignored on that row.
+    on_failure : {"mark", "raise"}
+        ``"mark"`` (default) gives bad rows token −1 and leaves the others untouched.
+
+    Returns
+    -------
+    Draw
+        ``tokens`` and ``log_probs`` (B, n), ``status`` (B,).
+
+    Raises
+    ------
+    ProblemError, ShapeError, DTypeError
+        The decoders are not one a row, or an argument does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, optdecode as od
+    >>> logits = np.array([[0.0, 5.0, 1.0], [4.0, 0.0, 0.0]])
+    >>> od.sample_batch([od.greedy(), od.top_k(1)], logits, seeds=[1, 2]).tokens.ravel()
+    array([1, 0])
+    """
+    decoders = list(decoders)
+    for row, decoder in enumerate(decoders):
+        if not isinstance(decoder, Decoder):
+            raise ProblemError(f"sample_batch: decoders must be Decoder objects; item {row} is {decoder!r}")
+    rows = read_rows(
+        _stacked(logits),
+        [decoder.plan for decoder in decoders],
+        mask=mask,
+        anchor=anchor,
+        budget=budget,
+        weights=weights,
+        mixed=True,
+    )
+    if len(rows.shape) != 1 or len(decoders) != rows.count:
+        got = (*rows.shape, rows.vocabulary)
+        raise ShapeError(f"sample_batch: logits must be (B, V) with one decoder a row; got {got} and {len(decoders)} decoders")
+    return draw_rows(
+        [decoder.plan for decoder in decoders],
+        rows,
+        seed=seeds,
+        position=positions,
+        n=n,
+        coupling=coupling,
+        backend=backend,
+        threads=threads,
+        on_failure=on_failure,
+    )
+
+
+def _stacked(logits: Any) -> Any:
+    """Stack a list of rows; a single array passes through."""
+    if not isinstance(logits, (list, tuple)) or not logits or np.isscalar(logits[0]):
+        return logits
+    shapes = {tuple(np.shape(row)) for row in logits}
+    if len(shapes) > 1:
+        raise ShapeError(f"sample_batch: the rows of logits must share one shape (V,); got {sorted(shapes)}")
+    if type(logits[0]).__module__.partition(".")[0] == "torch":
+        import torch
+
+        return torch.stack(list(logits))
+    return np.stack(list(logits))

@@ -1,0 +1,118 @@
+"""The compiled core of optdecode: rows of logits in CPU memory, solved and drawn.
+
+Arrays are NumPy's, rows first: B rows of V tokens, the last axis contiguous; nothing is copied, and an array must not be
+written to while a call reads it. Wrong numbers and shapes raise ValueError, wrong types and layouts TypeError. Integers
+and float16 / bfloat16 bit patterns are native-endian.
+"""
+
+from typing import Literal, TypedDict, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Plan",
+    "build_info",
+    "num_threads",
+    "philox4x32_10",
+    "row_seeds",
+    "sample",
+    "set_num_threads",
+    "solve",
+]
+
+_Logits = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.uint16]
+_Mask = NDArray[np.bool_] | NDArray[np.uint32]
+_Probs = NDArray[np.float64] | NDArray[np.float32]
+_DType = Literal["f64", "f32", "f16", "bf16"] | str
+_Coupling = Literal["iid", "systematic"] | str
+
+class _BuildInfo(TypedDict):
+    version: str
+    profile: str
+    level: str
+    threads: int | str
+    target: str
+
+@final
+class Plan:
+    """One distribution problem with its parameters, checked and immutable."""
+
+    def __new__(
+        cls,
+        kind: str,
+        *,
+        temperature: float,
+        score_weight: float,
+        raw_scores: bool,
+        lam: float,
+        alpha: float,
+        beta_bar: float,
+        budget: int,
+        weights: str,
+        weight_values: NDArray[np.float64] | None,
+        weight_supports: list[tuple[str, float, bool]],
+        anchor: str,
+        steps: int,
+        eta: float | None,
+        supports: list[tuple[str, float, bool]],
+        allowed: NDArray[np.uint32] | None,
+    ) -> Plan:
+        """Check and store the parameters; those that the kind does not have are ignored."""
+
+def solve(
+    plan: Plan,
+    logits: _Logits,
+    dtype: _DType,
+    mask: _Mask | None,
+    anchor: NDArray[np.float64] | None,
+    weights: NDArray[np.float64] | None,
+    budget: NDArray[np.uint32] | None,
+    threads: int,
+) -> tuple[
+    _Probs,
+    _Probs,
+    NDArray[np.bool_],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.uint32],
+    NDArray[np.uint8],
+]:
+    """Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, iterations, status)."""
+
+def sample(
+    plans: list[Plan],
+    logits: _Logits,
+    dtype: _DType,
+    mask: _Mask | None,
+    anchor: NDArray[np.float64] | None,
+    weights: NDArray[np.float64] | None,
+    budget: NDArray[np.uint32] | None,
+    seeds: NDArray[np.uint64],
+    positions: NDArray[np.uint64],
+    n: int,
+    coupling: _Coupling,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]:
+    """Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row."""
+
+def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10: four words of counter and two of key to four words of output."""
+
+def row_seeds(seed: int, n: int) -> NDArray[np.uint64]:
+    """The seeds of n rows that one seed stands for; the first is the seed itself."""
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a call with ``threads=0`` may use, at least 1."""
+
+def num_threads() -> int:
+    """How many threads a call with ``threads=0`` may use."""
+
+def build_info() -> _BuildInfo:
+    """Version, build profile, instruction set in use, threads and target of this build.
+
+    Bad environment variables do not raise here: what is wrong with them stands in place of what they set.
+    """

@@ -1,0 +1,274 @@
+"""The decoder: a problem that can be called on logits."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+from optdecode import backends
+from optdecode._explain import describe
+from optdecode._inputs import Rows, read_positions, read_rows, read_seeds
+from optdecode._plan import Plan, PlanKind, lower
+from optdecode._problem import MirrorAscent, Problem
+from optdecode._solution import Draw, Solution, make_draw, raise_on_failure
+from optdecode._spec import Spec, one_of, positive_int
+from optdecode._system import row_seeds
+from optdecode.errors import ProblemError
+from optdecode.regularizers import KL, Coverage, combine
+from optdecode.supports import Support, intersect
+
+_ON_FAILURE = ("raise", "mark")
+_COUPLINGS = ("iid", "systematic")
+
+
+@dataclass(frozen=True, repr=False)
+class Decoder(Spec):
+    """A decoding rule: frozen, hashable, picklable, stateless, so one object serves any number of threads and requests.
+
+    Parameters
+    ----------
+    problem : Problem
+        What to solve at each token.
+    solver : MirrorAscent, optional
+        None solves exactly.
+
+    Raises
+    ------
+    ProblemError
+        The problem is not concave, or no plan solves it.
+
+    Examples
+    --------
+    >>> import numpy as np, optdecode as od
+    >>> solution = od.sparsemax()(np.array([1.0, 0.5, -2.0]))
+    >>> solution.probs
+    array([0.75, 0.25, 0.  ])
+    >>> od.top_k(2).sample(np.array([[0.0, 9.0, 1.0]]), seed=1).tokens
+    array([[1]])
+    """
+
+    problem: Problem
+    solver: MirrorAscent | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.problem, Problem):
+            raise ProblemError(f"Decoder: problem must be a Problem; got {self.problem!r}")
+        if self.solver is not None and not isinstance(self.solver, MirrorAscent):
+            raise ProblemError(f"Decoder: solver must be None (exact) or a MirrorAscent; got {self.solver!r}")
+        object.__setattr__(self, "_plan", lower(self.problem, self.solver))
+
+    @property
+    def plan(self) -> Plan:
+        """What the problem lowers to."""
+        plan: Plan = self._plan  # type: ignore[attr-defined]  # set in __post_init__
+        return plan
+
+    def __call__(
+        self,
+        logits: Any,
+        mask: Any = None,
+        anchor: Any = None,
+        budget: Any = None,
+        weights: Any = None,
+        threads: int | None = None,
+        backend: str = "auto",
+        on_failure: str = "raise",
+    ) -> Solution:
+        """Solve for the optimal distribution of every row.
+
+        Parameters
+        ----------
+        logits : array_like, shape (V,) or (..., V)
+            NumPy float16/32/64, `ml_dtypes.bfloat16`, or CPU torch f16/bf16/f32/f64; any strides (a strided last axis
+            is copied once); never written to.
+        mask : array_like, optional
+            bool (..., V), or a packed int32/uint32 bitmask (..., ceil(V / 32)), least significant bit first,
+            1 = allowed; tokens past a packed mask are forbidden.
+        anchor : array_like, shape (..., V), optional
+            Log-probabilities of the anchor, for ``anchor="given"``.
+        budget : int or array of shape (...), optional
+            K of the coverage term, per row.
+        weights : array_like, shape (V,) or (..., V), optional
+            Weights of the coverage term, in place of the decoder's.
+        threads : int, optional
+            Threads for this call.
+        backend : {"auto", "rust", "reference"}
+            Where to compute.
+        on_failure : {"raise", "mark"}
+            ``"raise"`` raises if any row has no solution; ``"mark"`` gives such rows NaN and a status.
+
+        Returns
+        -------
+        Solution
+            Distributions, duals and a certificate.
+
+        Raises
+        ------
+        ShapeError, DTypeError, ProblemError
+            An argument does not fit; the message says what is allowed.
+        ConvergenceError
+            Some rows have no solution (NaN or +inf logits, nothing allowed); ``.result`` is the whole Solution.
+        """
+        one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
+        rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
+        rows = rows.owned()  # the certificate and later draws need the logits of now, whatever the caller writes next
+        name, solved = backends.solve(self.plan, rows, backend, thread_count(threads))
+
+        def draw(**arguments: Any) -> Draw:
+            return draw_rows([self.plan], rows, backend=backend, threads=threads, on_failure="mark", **arguments)
+
+        solution = Solution(self.plan, rows, solved, name, draw)
+        if on_failure == "raise":
+            raise_on_failure(solved.status, solution)
+        return solution
+
+    def sample(
+        self,
+        logits: Any,
+        seed: Any = None,
+        position: Any = 0,
+        n: int = 1,
+        coupling: str = "iid",
+        mask: Any = None,
+        anchor: Any = None,
+        budget: Any = None,
+        weights: Any = None,
+        threads: int | None = None,
+        backend: str = "auto",
+        on_failure: str = "raise",
+    ) -> Draw:
+        """Draw tokens from the optimal distribution of every row, from logits to tokens in one pass.
+
+        The draw is a pure function of (row of logits, mask, anchor, decoder, seed, position, draw index): the same token
+        whatever the batch, the row's place in it and the thread count.
+
+        Parameters
+        ----------
+        logits, mask, anchor, budget, weights, threads, backend, on_failure
+            As in `__call__`.
+        seed : int or integer array of shape (...), optional
+            In [0, 2**64). A scalar on several rows stands for `row_seeds`; None draws fresh entropy.
+        position : int or integer array of shape (...)
+            Position of the token in its sequence; each (seed, position) has its own random numbers.
+        n : int
+            Draws a row.
+        coupling : {"iid", "systematic"}
+            ``"systematic"``: draw i uses ``frac(u + i / n)``; each draw alone has law q, and token v appears with
+            probability min(1, n q_v).
+
+        Returns
+        -------
+        Draw
+            ``tokens`` (..., n) and their ``log_probs``.
+
+        Raises
+        ------
+        ShapeError, DTypeError, ProblemError, ConvergenceError
+            As in `__call__`.
+        """
+        rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
+        chosen = {"seed": seed, "position": position, "n": n, "coupling": coupling}
+        return draw_rows([self.plan], rows, backend=backend, threads=threads, on_failure=on_failure, **chosen)
+
+    def subject_to(self, *supports: Support) -> Decoder:
+        """Return this decoder with further supports; all of them intersect, so their order cannot matter.
+
+        Parameters
+        ----------
+        *supports : Support
+            Such as ``TopK(50), MinP(0.02)``.
+
+        Returns
+        -------
+        Decoder
+            A new decoder.
+        """
+        if not supports:
+            return self
+        old = () if self.problem.support is None else (self.problem.support,)
+        return replace(self, problem=replace(self.problem, support=intersect(*old, *supports)))
+
+    def explain(self, file: TextIO | None = None) -> None:
+        """Print the objective, the constraint set and the plan that will run.
+
+        Parameters
+        ----------
+        file : text stream, optional
+            Where to print; standard output by default.
+        """
+        print(describe(self.problem, self.plan), file=file if file is not None else sys.stdout)
+
+    def twin(self) -> Decoder:
+        """Return the same decoder without coverage (beta = 0): what is left is re-tempering of the anchor.
+
+        Returns
+        -------
+        Decoder
+            The comparison that isolates the coverage term.
+        """
+        terms = () if self.problem.regularizer is None else self.problem.regularizer.terms()
+        rest = tuple((a, term) for a, term in terms if not isinstance(term, Coverage))
+        if self.solver is not None and not rest:
+            raise ProblemError("twin: mirror ascent at lam=0 has no exact twin; it is softmax with weight steps * eta on s")
+        return replace(self, problem=replace(self.problem, regularizer=combine(rest) if rest else None))
+
+    def effective_temperature(self) -> float:
+        """Return the temperature at which plain softmax equals this decoder's twin.
+
+        Returns
+        -------
+        float
+            In units of the logits; 0 where the twin is greedy.
+
+        Raises
+        ------
+        ProblemError
+            The twin is no softmax of the logits (given anchor, sparse regularizer).
+        """
+        twin = self.twin()
+        plan = twin.plan
+        if plan.kind is PlanKind.ARGMAX:
+            return 0.0
+        kl = twin.problem.regularizer is not None and isinstance(twin.problem.regularizer.terms()[0][1], KL)
+        softmax_like = plan.kind in (PlanKind.SOFTMAX, PlanKind.FACE_SOFTMAX, PlanKind.ANCHORED_SOFTMAX, PlanKind.MIRROR)
+        if plan.anchor == "given" or not softmax_like:
+            raise ProblemError(f"effective_temperature: {twin!r} is no softmax of the logits")
+        factor = 1.0 / plan.lam
+        if plan.kind is PlanKind.MIRROR and plan.eta is not None:
+            factor = (1.0 - (1.0 - plan.eta * plan.lam) ** plan.steps) / plan.lam
+        score = plan.score_weight * factor * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
+        inverse = score + (1.0 / plan.temperature if kl else 0.0)
+        if inverse == 0.0:
+            raise ProblemError("effective_temperature: the twin is the uniform distribution (infinite temperature)")
+        return 1.0 / inverse
+
+
+def thread_count(threads: int | None) -> int:
+    """Return the thread count that backends read: 0 is the default."""
+    return 0 if threads is None else positive_int("Decoder", "threads", threads, high=4096)
+
+
+def draw_rows(
+    plans: list[Plan],
+    rows: Rows,
+    *,
+    seed: Any,
+    position: Any,
+    n: int,
+    coupling: str,
+    backend: str,
+    threads: int | None,
+    on_failure: str,
+) -> Draw:
+    """Draw n tokens from every row; one plan for all rows or one a row."""
+    one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
+    one_of("sample", "coupling", coupling, _COUPLINGS)
+    n = positive_int("sample", "n", n)
+    seeds = read_seeds(seed, rows.shape, row_seeds)
+    positions = read_positions(position, rows.shape)
+    name, drawn = backends.sample(plans, rows, seeds, positions, n, coupling, backend, thread_count(threads))
+    draw = make_draw(rows, drawn, name)
+    if on_failure == "raise":
+        raise_on_failure(drawn.status, draw)
+    return draw

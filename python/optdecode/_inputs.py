@@ -1,0 +1,273 @@
+"""Call-time arrays: what the caller passed, checked once and laid out the one way that backends read.
+
+Backends see rows: 2-D NumPy arrays, last axis contiguous, float16 and bfloat16 as their 16-bit patterns. Logits are
+passed without a copy unless their last axis is strided or their batch axes cannot be flattened in place.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optdecode._plan import Plan
+from optdecode.errors import BackendUnavailableError, DTypeError, ProblemError, ShapeError
+
+_FLOAT_TAGS = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_SEED_BOUND = 1 << 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A checked batch.
+
+    Attributes
+    ----------
+    logits : ndarray, shape (B, V)
+        float64, float32, or uint16 bit patterns (`dtype` says of what).
+    dtype : str
+        ``"f64"``, ``"f32"``, ``"f16"`` or ``"bf16"``.
+    shape : tuple of int
+        The caller's batch shape; its product is B.
+    mask : ndarray, optional
+        bool (B or 1, V) or packed uint32 (B or 1, W).
+    anchor, weights : ndarray, optional
+        float64 (B or 1, V).
+    budget : ndarray, optional
+        uint32 (B,).
+    torch : bool
+        Results go back as torch tensors.
+    """
+
+    logits: np.ndarray
+    dtype: str
+    shape: tuple[int, ...]
+    mask: np.ndarray | None = None
+    anchor: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    budget: np.ndarray | None = None
+    torch: bool = False
+
+    @property
+    def count(self) -> int:
+        """B."""
+        return int(self.logits.shape[0])
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return int(self.logits.shape[1])
+
+    def restore(self, rows: np.ndarray) -> Any:
+        """Give a (B, ...) result the caller's batch shape and array type."""
+        result = rows.reshape(self.shape + rows.shape[1:])
+        if self.torch:
+            return sys.modules["torch"].from_numpy(result if result.ndim else result[None]).reshape(result.shape)
+        return result[()]
+
+    def owned(self) -> Rows:
+        """The same rows with logits that later writes of the caller cannot reach."""
+        parts = {
+            name: None if value is None else value.copy()
+            for name, value in (("mask", self.mask), ("anchor", self.anchor), ("weights", self.weights))
+        }
+        return Rows(self.logits.copy(), self.dtype, self.shape, budget=self.budget, torch=self.torch, **parts)
+
+    def widened(self) -> np.ndarray:
+        """The logits as float64, shape (B, V)."""
+        if self.dtype == "bf16":
+            return (self.logits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        if self.dtype == "f16":
+            return self.logits.view(np.float16).astype(np.float64)
+        return self.logits.astype(np.float64)
+
+
+def read_rows(
+    logits: Any,
+    plans: list[Plan],
+    *,
+    mask: Any = None,
+    anchor: Any = None,
+    budget: Any = None,
+    weights: Any = None,
+    mixed: bool = False,
+) -> Rows:
+    """Check what a call was given against what its plans need.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., V)
+        Scores; V >= 1.
+    plans : list of Plan
+        One for all rows, or one a row.
+    mask, anchor, budget, weights
+        As in `Decoder.__call__`.
+    mixed : bool
+        The plans are of several decoders: arguments that only some of them use are fine.
+
+    Returns
+    -------
+    Rows
+        The batch.
+
+    Raises
+    ------
+    ShapeError, DTypeError, ProblemError
+        Naming what was given and what is allowed.
+    """
+    array, tag, is_torch = _logits_array(logits)
+    if array.ndim < 1 or array.shape[-1] < 1:
+        raise ShapeError(f"logits must be (..., V) with V >= 1; got {array.shape}")
+    shape, vocabulary = array.shape[:-1], array.shape[-1]
+    rows = array.reshape(-1, vocabulary) if array.size else array.reshape(int(np.prod(shape)), vocabulary)
+    if rows.strides[1] != rows.itemsize or rows.strides[0] < 0:
+        rows = np.ascontiguousarray(rows)
+    _check_plans(plans, vocabulary, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
+    return Rows(
+        rows,
+        tag,
+        shape,
+        mask=None if mask is None else _mask_rows(mask, shape, vocabulary),
+        anchor=None if anchor is None else _float_rows("anchor", anchor, shape, vocabulary),
+        weights=None if weights is None else _float_rows("weights", weights, shape, vocabulary),
+        budget=None if budget is None else _budget_rows(budget, shape),
+        torch=is_torch,
+    )
+
+
+def _is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported torch already
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _numpy_view(value: Any, name: str) -> np.ndarray:
+    """View a CPU tensor or anything array-like as a NumPy array; bfloat16 tensors as uint16 patterns."""
+    if not _is_torch(value):
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise ShapeError(f"{name} must be one rectangular array; got {type(value).__name__}: {error}") from error
+    torch = sys.modules["torch"]
+    if value.device.type != "cpu":
+        raise BackendUnavailableError(
+            f"{name} is on {value.device}; this version computes on the CPU: pass {name}.cpu()"
+        )
+    value = value.detach()
+    if value.dtype == torch.bfloat16:
+        return np.asarray(value.view(torch.int16).numpy()).view(np.uint16)
+    return np.asarray(value.numpy())
+
+
+def _logits_array(logits: Any) -> tuple[np.ndarray, str, bool]:
+    array = _numpy_view(logits, "logits")
+    is_torch = _is_torch(logits)
+    name = array.dtype.name
+    if is_torch:
+        name = str(logits.dtype).removeprefix("torch.")
+    if name not in _FLOAT_TAGS:
+        raise DTypeError(f"logits must be float16, bfloat16, float32 or float64; got {name}")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    tag = _FLOAT_TAGS[name]
+    return (array.view(np.uint16) if tag in ("f16", "bf16") else array), tag, is_torch
+
+
+def _check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool) -> None:
+    for row, plan in enumerate(plans):
+        where = f" (row {row})" if mixed else ""
+        if plan.anchor == "given" and anchor is None:
+            raise ProblemError(f"this decoder's KL anchor is 'given': pass anchor= log-probabilities{where}")
+        if (budget is not None or weights is not None) and not plan.has_coverage and not mixed:
+            given = "budget" if budget is not None else "weights"
+            raise ProblemError(f"{given}= belongs to a coverage term, which this decoder lacks ({plan.kind.name})")
+        if anchor is not None and plan.anchor != "given" and not mixed:
+            raise ProblemError("anchor= needs a decoder with KL('given') or best_of_k(..., anchor='given')")
+        array = plan.weight_array()
+        if array is not None and weights is None and array.size != vocabulary:
+            raise ShapeError(f"the coverage weights have length {array.size}, the logits V = {vocabulary}{where}")
+        if plan.allowed and plan.allowed[-1] >= vocabulary:
+            raise ShapeError(f"Allowed names token {plan.allowed[-1]}, the logits have V = {vocabulary}{where}")
+
+
+def _broadcast(name: str, array: np.ndarray, shape: tuple[int, ...], width: int) -> np.ndarray:
+    """Lay (..., W) out as (B, W), or (1, W) where one row serves the whole batch."""
+    if array.ndim == 1:
+        return np.ascontiguousarray(array[None])
+    try:
+        full = np.broadcast_to(array, (*shape, width))
+    except ValueError:
+        raise ShapeError(f"{name} must broadcast to {(*shape, width)}, the batch of the logits; got {array.shape}") from None
+    return np.ascontiguousarray(full.reshape(int(np.prod(shape)), width))
+
+
+def _mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+    array = _numpy_view(mask, "mask")
+    words = -(-vocabulary // 32)
+    if array.ndim < 1:
+        raise ShapeError(f"mask must be (..., {vocabulary}) bool or (..., {words}) int32; got shape {array.shape}")
+    if array.dtype == np.bool_:
+        if array.shape[-1] != vocabulary:
+            raise ShapeError(f"a bool mask must be (..., V) with V = {vocabulary}; got {array.shape}")
+        return _broadcast("mask", array, shape, vocabulary)
+    if array.dtype not in (np.int32, np.uint32):
+        raise DTypeError(f"mask must be bool (..., V) or a packed int32/uint32 bitmask; got {array.dtype}")
+    if array.shape[-1] > words:
+        raise ShapeError(f"a packed mask must be (..., W) with W <= ceil(V / 32) = {words}; got {array.shape}")
+    return _broadcast("mask", np.ascontiguousarray(array).view(np.uint32), shape, array.shape[-1])
+
+
+def _float_rows(name: str, value: Any, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+    array = _numpy_view(value, name)
+    if _is_torch(value) and str(value.dtype) == "torch.bfloat16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise DTypeError(f"{name} must be a float array; got {array.dtype}")
+    if array.ndim < 1 or array.shape[-1] != vocabulary:
+        raise ShapeError(f"{name} must be (..., V) with V = {vocabulary}; got {array.shape}")
+    return _broadcast(name, array.astype(np.float64), shape, vocabulary)
+
+
+def per_row_integers(name: str, value: Any, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    """Lay a scalar or a batch-shaped integer array out as (B,) uint64, each in [low, high)."""
+    array = _numpy_view(value, name)
+    if array.dtype == object and all(isinstance(item, int) for item in array.ravel()):
+        bad = [item for item in array.ravel() if not low <= item < high]
+        if bad:
+            raise ProblemError(f"{name} must be in [{low}, {high}); got {bad[0]}")
+        array = array.astype(np.uint64)
+    if array.dtype.kind not in "iu":
+        raise DTypeError(f"{name} must be an integer or an integer array; got {array.dtype}")
+    if array.ndim and array.shape != shape and array.shape != (int(np.prod(shape)),):
+        raise ShapeError(f"{name} must be a scalar or have the batch shape {shape}; got {array.shape}")
+    flat = np.broadcast_to(array, shape).ravel() if array.shape != (int(np.prod(shape)),) else array
+    outside = np.flatnonzero((flat < low) | (flat >= high)) if flat.dtype.kind == "i" else np.flatnonzero(flat < low)
+    if flat.dtype.kind == "u" and high < _SEED_BOUND:
+        outside = np.union1d(outside, np.flatnonzero(flat >= np.uint64(high)))
+    if outside.size:
+        row = int(outside[0])
+        raise ProblemError(f"{name} must be in [{low}, {high}); row {row} has {int(flat[row])}")
+    return np.ascontiguousarray(flat.astype(np.uint64))
+
+
+def _budget_rows(budget: Any, shape: tuple[int, ...]) -> np.ndarray:
+    return per_row_integers("budget", budget, shape, 1, 2**31).astype(np.uint32)
+
+
+def read_seeds(seed: Any, shape: tuple[int, ...], row_seeds: Any) -> np.ndarray:
+    """Return one 64-bit seed a row: fresh entropy, the caller's array, or `row_seeds` of the caller's scalar."""
+    count = int(np.prod(shape))
+    if seed is None:
+        return np.frombuffer(secrets.token_bytes(8 * count), dtype=np.uint64)
+    seeds = per_row_integers("seed", seed, shape, 0, _SEED_BOUND)
+    if np.ndim(seed) == 0 and count > 1:
+        derived: np.ndarray = row_seeds(int(seeds[0]), count)
+        return derived
+    return seeds
+
+
+def read_positions(position: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return one 64-bit position a row."""
+    return per_row_integers("position", position, shape, 0, _SEED_BOUND)

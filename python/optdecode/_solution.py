@@ -1,0 +1,205 @@
+"""What a decoder returns: the distribution with its certificate, or the tokens drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optdecode._certificate import Certificate, certify
+from optdecode._inputs import Rows
+from optdecode._status import Status
+from optdecode.errors import ConvergenceError
+
+if TYPE_CHECKING:
+    from optdecode._plan import Plan
+    from optdecode.backends import Drawn, Solved
+
+_ROWS_NAMED = 4
+
+
+class Solution:
+    """The distributions a decoder chose for a batch of rows.
+
+    Arrays have the batch shape of the logits (``(...)``) or ``(..., V)`` and live where the logits lived. Rows whose
+    `status` is not solved hold NaN.
+
+    Attributes
+    ----------
+    probs, log_probs : array, shape (..., V)
+        q and log q (nats; −inf off the support); float32, or float64 for float64 logits.
+    support : bool array, shape (..., V)
+        Tokens with q > 0, decided in log space (q may underflow there, log q does not).
+    support_size : int64 array, shape (...)
+        Number of such tokens.
+    threshold : float64 array, shape (...)
+        The dual value eta, common to ``s_i - dOmega/dq_i`` on the support.
+    objective : float64 array, shape (...)
+        Value of the problem at q.
+    entropy, kl : float64 array, shape (...)
+        Of q; of q against the anchor, else against the model distribution p. Nats.
+    kept_mass : float64 array, shape (...)
+        Model mass of the support.
+    iterations : int64 array, shape (...)
+        Steps of the outer root find or of mirror ascent; 0 for closed forms.
+    status : Status, or int64 array of shape (...)
+        What became of each row.
+    backend : str
+        Which backend ran.
+    """
+
+    def __init__(self, plan: Plan, rows: Rows, solved: Solved, backend: str, draw: Callable[..., Draw]) -> None:
+        self._plan = plan
+        self._rows = rows
+        self._solved = solved
+        self._draw = draw
+        self.backend = backend
+
+    @property
+    def probs(self) -> Any:
+        """q, shape (..., V)."""
+        return self._rows.restore(self._solved.probs)
+
+    @property
+    def log_probs(self) -> Any:
+        """Log q in nats, shape (..., V); −inf off the support."""
+        return self._rows.restore(self._solved.log_probs)
+
+    @property
+    def support(self) -> Any:
+        """Tokens with q > 0, bool, shape (..., V)."""
+        return self._rows.restore(self._solved.log_probs > -np.inf)
+
+    @property
+    def support_size(self) -> Any:
+        """Number of tokens with q > 0, shape (...)."""
+        return self._rows.restore((self._solved.log_probs > -np.inf).sum(axis=1))
+
+    @property
+    def threshold(self) -> Any:
+        """The dual value eta, shape (...)."""
+        return self._rows.restore(self._solved.threshold)
+
+    @property
+    def objective(self) -> Any:
+        """Value of the problem at q, shape (...)."""
+        return self._rows.restore(self._solved.objective)
+
+    @property
+    def entropy(self) -> Any:
+        """Entropy of q in nats, shape (...)."""
+        return self._rows.restore(self._solved.entropy)
+
+    @property
+    def kl(self) -> Any:
+        """KL(q || anchor), or KL(q || p) where there is no anchor; nats, shape (...)."""
+        return self._rows.restore(self._solved.kl)
+
+    @property
+    def kept_mass(self) -> Any:
+        """Model mass of the support, shape (...)."""
+        return self._rows.restore(self._solved.kept_mass)
+
+    @property
+    def iterations(self) -> Any:
+        """Iterations of the solver, shape (...)."""
+        return self._rows.restore(self._solved.iterations.astype(np.int64))
+
+    @property
+    def status(self) -> Any:
+        """What became of each row: a `Status` for one row, int64 codes of shape (...) for a batch."""
+        return _status_of(self._rows, self._solved.status)
+
+    def certificate(self) -> Certificate:
+        """Recompute, in float64 and from the returned arrays alone, how far q can be from optimal.
+
+        Returns
+        -------
+        Certificate
+            ``gap`` bounds from above what any distribution of the feasible set could gain over q.
+        """
+        return certify(
+            self._plan,
+            self._rows.widened(),
+            mask=self._rows.mask,
+            anchor=self._rows.anchor,
+            weights=self._rows.weights,
+            budget=self._rows.budget,
+            log_probs=self._solved.log_probs,
+            face=self._solved.face,
+            threshold=self._solved.threshold,
+            status=self._solved.status,
+            shape=self._rows.shape,
+        )
+
+    def sample(self, seed: Any = None, position: Any = 0, n: int = 1, coupling: str = "iid") -> Draw:
+        """Draw from the solved distributions: the tokens that ``decoder.sample(logits, ...)`` draws.
+
+        Parameters
+        ----------
+        seed, position, n, coupling
+            As in `Decoder.sample`.
+
+        Returns
+        -------
+        Draw
+            Bad rows are marked with token −1.
+        """
+        return self._draw(seed=seed, position=position, n=n, coupling=coupling)
+
+    def __repr__(self) -> str:
+        solved = self._solved
+        sizes = (solved.log_probs > -np.inf).sum(axis=1)
+        codes, counts = np.unique(solved.status, return_counts=True)
+        statuses = ", ".join(f"{Status(int(code)).name} x {count}" for code, count in zip(codes, counts, strict=True))
+        shape = (*self._rows.shape, self._rows.vocabulary)
+        spread = f"{sizes.min()}..{sizes.max()}" if sizes.size else "none"
+        return f"<Solution {self._plan.kind.name} shape={shape} support={spread} status=[{statuses}] backend={self.backend}>"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Tokens drawn from a batch of distributions.
+
+    Attributes
+    ----------
+    tokens : int64 array, shape (..., n)
+        Token ids; −1 on rows without a distribution.
+    log_probs : float array, shape (..., n)
+        Log q of the tokens in nats; float32, or float64 for float64 logits; NaN on such rows.
+    status : Status, or int64 array of shape (...)
+        What became of each row.
+    backend : str
+        Which backend ran.
+    """
+
+    tokens: Any
+    log_probs: Any
+    status: Any
+    backend: str
+
+
+def make_draw(rows: Rows, drawn: Drawn, backend: str) -> Draw:
+    """Give drawn arrays the caller's shape and type."""
+    log_probs = drawn.log_probs if rows.dtype == "f64" else drawn.log_probs.astype(np.float32)
+    return Draw(rows.restore(drawn.tokens), rows.restore(log_probs), _status_of(rows, drawn.status), backend)
+
+
+def _status_of(rows: Rows, codes: np.ndarray) -> Any:
+    return Status(int(codes[0])) if rows.shape == () else rows.restore(codes.astype(np.int64))
+
+
+def raise_on_failure(codes: np.ndarray, result: Any) -> None:
+    """Raise a ConvergenceError that names the first bad rows, if there are any."""
+    bad = np.flatnonzero(codes > Status.REDUCED_ACCURACY)
+    if not bad.size:
+        return
+    named = [f"row {row}: {Status(int(codes[row])).name} ({Status(int(codes[row])).meaning})" for row in bad[:_ROWS_NAMED]]
+    more = f"; and {bad.size - _ROWS_NAMED} more" if bad.size > _ROWS_NAMED else ""
+    raise ConvergenceError(
+        f"{bad.size} of {codes.size} rows have no solution: {'; '.join(named)}{more}. "
+        'Pass on_failure="mark" to keep the healthy rows.',
+        result=result,
+    )

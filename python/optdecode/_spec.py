@@ -1,0 +1,145 @@
+"""Shared behaviour of everything a decoder is made of: a constructor-call `repr` and a JSON round trip."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from optdecode.errors import ProblemError
+
+SpecT = TypeVar("SpecT", bound="Spec")
+
+#: Class name → class, filled as the classes are defined; what `from_dict` and the string parser may build.
+REGISTRY: dict[str, type[Spec]] = {}
+
+
+class Spec:
+    """Base of the frozen dataclasses that describe a decoding problem.
+
+    A spec holds parameters only (no arrays that change, no state), so it is hashable, picklable and safe to share
+    between threads and processes.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        REGISTRY[cls.__name__] = cls
+
+    def _shown_fields(self) -> dict[str, Any]:
+        """Field values that differ from their defaults, in order."""
+        shown = {}
+        for field in fields(self):  # type: ignore[arg-type]  # every concrete spec is a dataclass
+            value = getattr(self, field.name)
+            if field.default is MISSING or value != field.default:
+                shown[field.name] = value
+        return shown
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._shown_fields().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
+        # Rebuilding through the constructor leaves cached, unpicklable derivations (compiled plans) behind.
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary that `from_dict` turns back into an equal object.
+
+        Returns
+        -------
+        dict
+            ``{"type": class name, field: value, ...}``; nested specs become nested dictionaries.
+        """
+        return {"type": type(self).__name__} | {name: _encode(value) for name, value in self._shown_fields().items()}
+
+    @classmethod
+    def from_dict(cls: type[SpecT], data: dict[str, Any]) -> SpecT:
+        """Rebuild what `to_dict` described.
+
+        Parameters
+        ----------
+        data : dict
+            A dictionary made by `to_dict`, possibly through JSON.
+
+        Returns
+        -------
+        Spec
+            An instance of this class (or of a subclass).
+
+        Raises
+        ------
+        ProblemError
+            The dictionary names an unknown type or field, or a value is not allowed.
+        """
+        spec = _decode(data)
+        if not isinstance(spec, cls):
+            raise ProblemError(f"expected the dictionary of a {cls.__name__}; got {data!r}")
+        return spec
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(data: Any) -> Any:
+    if isinstance(data, list):
+        return tuple(_decode(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    arguments = dict(data)
+    name = arguments.pop("type", None)
+    if name not in REGISTRY:
+        raise ProblemError(f"unknown type {name!r} in a decoder dictionary; known: {', '.join(sorted(REGISTRY))}")
+    cls = REGISTRY[name]
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    if unknown := set(arguments) - known:
+        raise ProblemError(f"{name} has no field {sorted(unknown)[0]!r}; it has {sorted(known)}")
+    try:
+        return cls(**{key: _decode(value) for key, value in arguments.items()})
+    except TypeError as error:
+        raise ProblemError(f"{name}: {error}") from error
+
+
+def finite(owner: str, name: str, value: object) -> float:
+    """Return `value` as a float, or raise a ProblemError that names the parameter."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise ProblemError(f"{owner}: {name} must be a real number; got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProblemError(f"{owner}: {name} must be a real number; got {value!r}") from error
+    if not math.isfinite(number):
+        raise ProblemError(f"{owner}: {name} must be finite; got {value!r}")
+    return number
+
+
+def in_range(owner: str, name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
+    """Return `value` as a float in [low, high] (``open_low``: (low, high]), or raise a ProblemError."""
+    number = finite(owner, name, value)
+    if number < low or number > high or (open_low and number == low):
+        bracket = "(" if open_low else "["
+        allowed = f"> {low:g}" if open_low else f">= {low:g}"
+        allowed = allowed if math.isinf(high) else f"in {bracket}{low:g}, {high:g}]"
+        raise ProblemError(f"{owner}: {name} must be {allowed}; got {value!r}")
+    return number
+
+
+def positive_int(owner: str, name: str, value: object, high: int = 2**31 - 1) -> int:
+    """Return `value` as an int in [1, high], or raise a ProblemError."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ProblemError(f"{owner}: {name} must be an integer >= 1; got {value!r}")
+    number = value.__index__()
+    if not 1 <= number <= high:
+        raise ProblemError(f"{owner}: {name} must be an integer in [1, {high}]; got {value!r}")
+    return int(number)
+
+
+def one_of(owner: str, name: str, value: object, allowed: tuple[str, ...]) -> str:
+    """Return `value` if it is one of the allowed strings, or raise a ProblemError."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ProblemError(f"{owner}: {name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+    return value

@@ -1,0 +1,44 @@
+"""What became of a row."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Outcome of one row; the numbers are stable and equal to those of the Rust core.
+
+    Examples
+    --------
+    >>> Status(2).name, Status.INFEASIBLE.is_solved
+    ('INFEASIBLE', False)
+    """
+
+    OK = 0
+    REDUCED_ACCURACY = 1
+    INFEASIBLE = 2
+    NAN_SCORES = 3
+    INF_SCORES = 4
+    BAD_ANCHOR = 5
+    BAD_WEIGHTS = 6
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the row has a distribution (possibly of reduced accuracy)."""
+        return self <= Status.REDUCED_ACCURACY
+
+    @property
+    def meaning(self) -> str:
+        """One clause that says what happened."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Status.OK: "solved to float precision",
+    Status.REDUCED_ACCURACY: "solved, with a residual larger than float precision explains",
+    Status.INFEASIBLE: "no token is allowed",
+    Status.NAN_SCORES: "an allowed token has a NaN logit",
+    Status.INF_SCORES: "an allowed token has a +inf logit",
+    Status.BAD_ANCHOR: "the anchor has a NaN or +inf log-probability on an allowed token",
+    Status.BAD_WEIGHTS: "a weight of an allowed token is NaN, negative or infinite",
+}

@@ -1,0 +1,93 @@
+"""Backends: each solves and draws rows of plans; `select` finds the one a call asked for.
+
+A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one is a row in ``_MODULES``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+
+from optdecode._inputs import Rows
+from optdecode._plan import Plan
+from optdecode.errors import ProblemError
+
+_MODULES = {"rust": "optdecode.backends.rust", "reference": "optdecode.backends.reference"}
+
+
+class Solved(NamedTuple):
+    """What a backend returns for B rows: arrays (B, V) or (B,)."""
+
+    log_probs: np.ndarray
+    probs: np.ndarray
+    face: np.ndarray
+    threshold: np.ndarray
+    objective: np.ndarray
+    entropy: np.ndarray
+    kl: np.ndarray
+    kept_mass: np.ndarray
+    iterations: np.ndarray
+    status: np.ndarray
+
+
+class Drawn(NamedTuple):
+    """What a backend returns for n draws of B rows."""
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    status: np.ndarray
+
+
+class Backend(Protocol):
+    """The functions that a backend module has."""
+
+    def solve(self, plan: Plan, logits: np.ndarray, dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
+              threads: int) -> tuple[np.ndarray, ...]:  # fmt: skip
+        """Solve every row; the arrays of `Solved`, in order."""
+
+    def sample(self, plans: list[Plan], logits: np.ndarray, dtype: str, mask: Any, anchor: Any, weights: Any,
+               budget: Any, seeds: np.ndarray, positions: np.ndarray, n: int, coupling: str,
+               threads: int) -> tuple[np.ndarray, ...]:  # fmt: skip
+        """Draw n tokens a row; the arrays of `Drawn`, in order."""
+
+
+def select(name: str) -> tuple[str, Backend]:
+    """Return the name and module of a backend.
+
+    Parameters
+    ----------
+    name : {"auto", "rust", "reference"}
+        ``"auto"`` is the Rust core: everything this version accepts lives in CPU memory.
+
+    Returns
+    -------
+    tuple
+        (name, module).
+
+    Raises
+    ------
+    ProblemError
+        There is no such backend.
+    """
+    name = "rust" if name == "auto" else name
+    if name not in _MODULES:
+        raise ProblemError(f"backend must be 'auto' or one of {', '.join(map(repr, _MODULES))}; got {name!r}")
+    return name, cast(Backend, import_module(_MODULES[name]))
+
+
+def solve(plan: Plan, rows: Rows, backend: str, threads: int) -> tuple[str, Solved]:
+    """Solve the rows of a batch; returns the name of the backend that ran, and its arrays."""
+    name, module = select(backend)
+    return name, Solved(*module.solve(plan, rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget, threads))
+
+
+def sample(
+    plans: list[Plan], rows: Rows, seeds: np.ndarray, positions: np.ndarray, n: int, coupling: str, backend: str,
+    threads: int,
+) -> tuple[str, Drawn]:  # fmt: skip
+    """Draw n tokens from every row of a batch; returns the name of the backend that ran, and its arrays."""
+    name, module = select(backend)
+    arrays = (rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget)
+    return name, Drawn(*module.sample(plans, *arrays, seeds, positions, n, coupling, threads))

@@ -1,0 +1,398 @@
+r"""The solvers of the reference backend: one function a plan, on the face of one row, in float64.
+
+Everything is written for being checked by eye: sorting where a threshold can be found by sorting, bracketed root
+finding elsewhere, the plain formula in the docstring. Scores are shifted so that the largest is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from optdecode.backends._reference_supports import descending, log_softmax, log_sum_exp
+
+if TYPE_CHECKING:
+    from optdecode._plan import Plan
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FaceRow:
+    """One row on its face, tokens in ascending order.
+
+    Attributes
+    ----------
+    x : ndarray
+        Logits as given.
+    l : ndarray
+        Linear term minus its largest value, so that ``l.max() == 0``.
+    ascending : float
+        Sign of the score weight: -1 where a larger logit means a smaller l, 0 where l is constant.
+    log_p, log_r : ndarray
+        Model distribution and reference, over all allowed tokens (not renormalised on the face).
+    w : ndarray
+        Coverage weights.
+    budget : int
+        K.
+    """
+
+    x: Array
+    l: Array  # noqa: E741  # the notation of the formulas
+    ascending: float
+    log_p: Array
+    log_r: Array
+    w: Array
+    budget: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The optimum: log q, the multiplier (of the shifted scores), Omega(q), iterations, whether it can be trusted."""
+
+    log_q: Array
+    threshold: float
+    omega: float
+    iterations: int = 0
+    accurate: bool = True
+
+
+Solver = Callable[["Plan", FaceRow], Found]
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def dot(q: Array, values: Array) -> float:
+    """Return the sum of q * values with 0 * inf = 0."""
+    on = q > 0.0
+    return float((q[on] * values[on]).sum())
+
+
+def log1mexp(u: Array) -> Array:
+    """Return log(1 - exp(u)) for u <= 0 without cancellation at either end."""
+    with np.errstate(divide="ignore"):
+        near = np.log(-np.expm1(np.maximum(u, -1.0)))
+        return np.asarray(np.where(u > -np.log(2.0), near, np.log1p(-np.exp(u))))
+
+
+def find_roots(f: Callable[[Array, npt.NDArray[np.intp]], Array], low: Array, high: Array) -> tuple[Array, int]:
+    """Solve f = 0 in each coordinate's bracket by Chandrupatla's method (bisection or inverse quadratic steps).
+
+    ``f(x, i)`` gives the values at x of the coordinates i. Where rounding hides the sign change, the end with the
+    smaller value is the root. Returns the roots and the number of rounds.
+    """
+    i = np.arange(low.size)
+    a, b = high.astype(np.float64), low.astype(np.float64)
+    fa, fb = f(a, i), f(b, i)
+    roots = np.where(np.abs(fa) < np.abs(fb), a, b)
+    live = (np.sign(fa) * np.sign(fb) < 0.0) & (a != b)
+    i, a, b, fa, fb = i[live], a[live], b[live], fa[live], fb[live]
+    t = np.full(i.size, 0.5)
+    rounds = 0
+    while i.size and rounds < 300:
+        rounds += 1
+        x = a + t * (b - a)
+        fx = f(x, i)
+        same = np.sign(fx) == np.sign(fa)
+        c, fc = np.where(same, a, b), np.where(same, fa, fb)
+        b, fb = np.where(same, b, a), np.where(same, fb, fa)
+        a, fa = x, fx
+        best = np.where(np.abs(fa) < np.abs(fb), a, b)
+        roots[i] = best
+        # Half of the smallest step that still moves the iterate, relative to the bracket.
+        limit = (2.0 * np.finfo(np.float64).eps * np.abs(best) + 1e-300) / np.maximum(np.abs(b - a), 1e-300)
+        live = (limit < 0.5) & (fa != 0.0)
+        i, a, b, c, limit = i[live], a[live], b[live], c[live], limit[live]
+        fa, fb, fc = fa[live], fb[live], fc[live]
+        with np.errstate(all="ignore"):  # steps that divide by zero are discarded below
+            xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+            quadratic = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+            usable = (phi**2 < xi) & ((1.0 - phi) ** 2 < 1.0 - xi) & np.isfinite(quadratic)
+        t = np.clip(np.where(usable, quadratic, 0.5), limit, 1.0 - limit)
+    return roots, rounds
+
+
+def find_root(f: Callable[[float], float], low: float, high: float) -> tuple[float, int]:
+    """Scalar form of `find_roots`."""
+    roots, rounds = find_roots(lambda x, i: np.array([f(float(v)) for v in x]), np.array([low]), np.array([high]))
+    return float(roots[0]), rounds
+
+
+def vertex(size: int, at: int) -> Array:
+    """Return the log-probabilities of a point mass."""
+    log_q = np.full(size, -np.inf)
+    log_q[at] = 0.0
+    return log_q
+
+
+def positive_log(q: Array) -> Array:
+    """Return log q with log 0 = -inf, normalised."""
+    with np.errstate(divide="ignore"):
+        return log_softmax(np.log(q))
+
+
+# ------------------------------------------------------------------------------------------------------ closed forms
+
+
+def argmax(plan: Plan, row: FaceRow) -> Found:
+    """Omega = 0: the vertex at the largest score. Decided on the logits: l may tie by rounding where x does not."""
+    at = int(np.argmax(row.ascending * row.x)) if row.ascending else 0
+    return Found(vertex(row.l.size, at), 0.0, 0.0)
+
+
+def softmax(plan: Plan, row: FaceRow) -> Found:
+    """Solve by q = softmax(l / lam); threshold lam (lse(l / lam) - 1)."""
+    z = row.l / plan.lam
+    log_q = log_softmax(z)
+    return Found(log_q, plan.lam * (log_sum_exp(z) - 1.0), plan.lam * dot(np.exp(log_q), log_q))
+
+
+def anchored_softmax(plan: Plan, row: FaceRow) -> Found:
+    """Solve by q = softmax(log r + l / lam); threshold lam (lse(log r + l / lam) - 1)."""
+    z = row.log_r + row.l / plan.lam
+    log_q = log_softmax(z)
+    return Found(log_q, plan.lam * (log_sum_exp(z) - 1.0), plan.lam * dot(np.exp(log_q), log_q - row.log_r))
+
+
+# --------------------------------------------------------------------------------------------------- sparse families
+
+
+def quadratic(plan: Plan, row: FaceRow) -> Found:
+    """Sparsemax, q = [z - tau]_+ with z = l / lam: support: the largest sorted prefix with 1 + k z_k > its sum."""
+    z = row.l / plan.lam
+    head = np.sort(z[z > -1.0])[::-1]  # tau >= max z - 1 = -1
+    k = np.arange(1, head.size + 1)
+    size = int(k[1.0 + k * head > np.cumsum(head)].max())
+    tau = (float(head[:size].sum()) - 1.0) / size
+    q = np.maximum(z - tau, 0.0)
+    return Found(positive_log(q), plan.lam * tau, 0.5 * plan.lam * float((q * q).sum()))
+
+
+def tsallis(plan: Plan, row: FaceRow) -> Found:
+    """Entmax: q = [y - tau]_+^(1 / (alpha - 1)), y = (alpha - 1) l / lam; eta = lam (tau + 1 / alpha) / (alpha - 1)."""
+    alpha, lam = plan.alpha, plan.lam
+    y = (alpha - 1.0) * row.l / lam
+    if alpha == 1.5:
+        log_q, tau, rounds = _entmax15(y)
+    elif alpha < 2.0:
+        log_q, tau, rounds = _tsallis_smooth(y, alpha)
+    else:
+        log_q, tau, rounds = _tsallis_steep(y, alpha)
+    log_q = log_softmax(log_q)
+    q = np.exp(log_q)
+    power = np.exp(alpha * log_q) - q
+    return Found(
+        log_q, lam * (tau + 1.0 / alpha) / (alpha - 1.0), lam * float(power.sum()) / (alpha * (alpha - 1.0)), rounds
+    )
+
+
+def _entmax15(y: Array) -> tuple[Array, float, int]:
+    """Solve sum [y - tau]^2 = 1 (alpha = 1.5): on the k largest a quadratic equation; k is the last consistent one."""
+    head = np.sort(y[y > -1.0])[::-1]
+    k = np.arange(1, head.size + 1)
+    mean, mean_square = np.cumsum(head) / k, np.cumsum(head * head) / k
+    spread = 1.0 / k - (mean_square - mean * mean)
+    tau_k = mean - np.sqrt(np.maximum(spread, 0.0))
+    size = int(((spread >= 0.0) & (tau_k <= head)).nonzero()[0].max()) + 1
+    mean_k = float(head[:size].mean())
+    tau = mean_k - float(np.sqrt(max(1.0 / size - ((head[:size] - mean_k) ** 2).mean(), 0.0)))
+    with np.errstate(divide="ignore"):
+        return 2.0 * np.log(np.maximum(y - tau, 0.0)), tau, 0
+
+
+def _tsallis_smooth(y: Array, alpha: float) -> tuple[Array, float, int]:
+    """Find the root of log sum q in t = tau + 1 for 1 < alpha < 2; log1p keeps alpha -> 1 exact."""
+
+    def log_q(t: float) -> Array:
+        with np.errstate(divide="ignore"):
+            return np.log1p(np.maximum(y - t, -1.0)) / (alpha - 1.0)
+
+    # All q_i = 1 / V would need 1 - t = V^-(alpha - 1): the largest t there can be.
+    high = -float(np.expm1(-(alpha - 1.0) * np.log(y.size)))
+    t, rounds = find_root(lambda t: log_sum_exp(log_q(t)), 0.0, high)
+    return log_q(t), t - 1.0, rounds
+
+
+def _tsallis_steep(y: Array, alpha: float) -> tuple[Array, float, int]:
+    """Find tau = (a breakpoint y_k) - delta for alpha >= 2; delta may be far below the spacing of floats at y_k.
+
+    The breakpoint is the smallest y with sum_i [y_i - y]_+^(1 / (alpha - 1)) < 1; then bisect in log delta.
+    """
+    breaks = np.unique(np.append(y[y > -1.0], 0.0))  # ascending
+
+    def log_q(at: float, log_delta: float) -> Array:
+        with np.errstate(divide="ignore"):
+            above = np.where(y >= at, np.logaddexp(np.log(np.maximum(y - at, 0.0)), log_delta), -np.inf)
+        return above / (alpha - 1.0)
+
+    low, high = -1, breaks.size - 1  # the mass at breaks[high] is below 1, at breaks[low] it is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if log_sum_exp(log_q(float(breaks[middle]), -np.inf)) < 0.0:
+            high = middle
+        else:
+            low = middle
+    at = float(breaks[high])
+    top = float(np.log(at - (breaks[low] if low >= 0 else -1.0)))
+    # q of the tokens at the breakpoint is at least (1 - mass above) / V, and that is resolvable only above 1e-20.
+    log_delta, rounds = find_root(lambda v: log_sum_exp(log_q(at, v)), top - 80.0 * (alpha - 1.0) - 80.0, top)
+    return log_q(at, log_delta), at - float(np.exp(log_delta)), rounds
+
+
+# ---------------------------------------------------------------------------------------------------------- coverage
+
+
+def uncovered(log_q: Array, budget: int) -> Array:
+    """Return (1 - q)^K."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.exp(budget * log1mexp(np.minimum(log_q, 0.0)))) if budget else np.ones_like(log_q)
+
+
+def coverage_omega(plan: Plan, row: FaceRow, log_q: Array) -> float:
+    """Return lam KL(q || r) - beta_bar sum w (1 - (1 - q)^K)."""
+    kl = plan.lam * dot(np.exp(log_q), log_q - row.log_r) if plan.lam else 0.0
+    covered = -np.expm1(row.budget * log1mexp(np.minimum(log_q, 0.0)))
+    return kl - plan.beta_bar * dot(covered, row.w)
+
+
+def coverage_dual(plan: Plan, row: FaceRow) -> Found:
+    """Best-of-K: u = log q_i solves u - a_i (1 - e^u)^(K-1) = d_i, a_i = beta_bar w_i K / lam.
+
+    Here d_i = log r_i + l_i / lam - 1 - n, and n = nu / lam is the multiplier. With a_i up to 1e10, n is resolved from
+    whichever end of its bracket is nearer, and u from the form of its equation that does not cancel (d, or e = d + a).
+    """
+    a = plan.beta_bar * row.budget * row.w / plan.lam
+    c = row.log_r + row.l / plan.lam - 1.0
+    offset = float(c.max())
+    c = c - offset
+    if row.budget == 1 or not a.any():  # an exact shift of the scores
+        n, rounds = log_sum_exp(c + (a - a.max())) + float(a.max()), 0
+        log_q = log_softmax(c + (a - a.max()))
+    else:
+        log_q, n, rounds = _coverage_root(c, a, row.budget)
+    return Found(log_softmax(log_q), plan.lam * (n + offset), coverage_omega(plan, row, log_q), rounds)
+
+
+def _coverage_root(c: Array, a: Array, budget: int) -> tuple[Array, float, int]:
+    peak = float(a.max())
+    top = c + (a - peak)
+    n_low, n_top = log_sum_exp(c), log_sum_exp(top)  # n lies between n_low and n_top + peak
+    width = n_top + peak - n_low
+
+    def log_q(v: float, from_low: bool) -> Array:
+        d = (c - n_low) - v if from_low else (top - n_top) - v - a
+        e = d + a if from_low else (top - n_top) - v
+        return _coverage_inner(d, e, a, budget)
+
+    from_low = log_sum_exp(log_q(0.5 * width, True)) <= 0.0
+    ends = (0.0, 0.5 * width) if from_low else (-0.5 * width, 0.0)
+    v, rounds = find_root(lambda v: log_sum_exp(log_q(v, from_low)), *ends)
+    return log_q(v, from_low), (n_low if from_low else n_top + peak) + v, rounds
+
+
+def _coverage_inner(d: Array, e: Array, a: Array, budget: int) -> Array:
+    """Solve u - a (1 - e^u)^(K-1) = d for every token, in [d, e]."""
+    u = e.copy()
+    # 1 - (1 - q)^(K-1) <= (K - 1) q: below this bound u = e to float precision.
+    (hard,) = (a * (budget - 1) * np.exp(np.minimum(e, 0.0)) > 1e-18).nonzero()
+
+    def residual(x: Array, i: npt.NDArray[np.intp]) -> Array:
+        log_miss = (budget - 1) * log1mexp(np.minimum(x, 0.0))
+        hit, j = -np.expm1(log_miss), hard[i]
+        return np.asarray(np.where(hit < 0.5, x + a[j] * hit - e[j], x - a[j] * np.exp(log_miss) - d[j]))
+
+    u[hard], _ = find_roots(residual, d[hard], e[hard])
+    return u
+
+
+def coverage_waterfill(plan: Plan, row: FaceRow) -> Found:
+    """Waterfilling (lam = 0): q_i = [1 - ((nu - l_i) / A_i)_+^(1 / (K-1))]_+, A_i = beta_bar w_i K, nu >= max l = 0."""
+    gain = plan.beta_bar * row.budget * row.w
+    order = descending(row.x)
+    if row.budget == 1 or not gain.any():  # a linear objective
+        at = int(order[np.argmax((row.l + gain)[order])])
+        log_q, nu, rounds = vertex(row.l.size, at), float((row.l + gain)[at]), 0
+    else:
+        log_q, nu, rounds = _waterfill(row.l, gain, row.budget, order)
+    return Found(log_softmax(log_q), nu, coverage_omega(plan, row, log_q), rounds)
+
+
+def _waterfill(l: Array, gain: Array, budget: int, order: npt.NDArray[np.intp]) -> tuple[Array, float, int]:  # noqa: E741
+    with np.errstate(divide="ignore"):
+        log_gap, log_gain = np.log(-l), np.log(gain)
+    paid = gain > 0.0
+
+    def log_miss(y: float) -> Array:  # log(1 - q) at nu = e^y
+        z = np.zeros(l.size)
+        z[paid] = np.minimum((np.logaddexp(y, log_gap[paid]) - log_gain[paid]) / (budget - 1), 0.0)
+        return z
+
+    best = order[l[order] == 0.0]
+    hubs = best[paid[best]]
+    hub = int(hubs[0]) if hubs.size else int(best[0])
+    others = np.arange(l.size) != hub
+
+    def excess(y: float) -> float:
+        """Sum of q minus 1, without the cancellation that q_hub near 1 would bring."""
+        z = log_miss(y)
+        return float(-np.expm1(z[others]).sum()) - float(np.exp(z[hub]))
+
+    if excess(-np.inf) <= 0.0:  # the hub takes what the others leave, at nu = max l
+        z = log_miss(-np.inf)
+        z[hub] = np.log(rest) if (rest := float(-np.expm1(z[others]).sum())) > 0.0 else -np.inf
+        return log1mexp(z), 0.0, 0
+    high = float(np.log((l + gain).max()))
+    step = 1.0
+    while excess(high - step) <= 0.0:
+        step *= 2.0
+    y, rounds = find_root(excess, high - step, high)
+    return log1mexp(log_miss(y)), float(np.exp(y)), rounds
+
+
+def mirror(plan: Plan, row: FaceRow) -> Found:
+    """Ascend by Algorithm 1 of arXiv:2602.18292 from q = r on the face; eta = 1 / L unless given."""
+    gain = plan.beta_bar * row.budget * row.w
+    log_q = log_softmax(row.log_r)
+
+    def gradient(log_q: Array) -> Array:
+        g = row.l + gain * uncovered(log_q, row.budget - 1)
+        return g - plan.lam * (log_q - row.log_r + 1.0) if plan.lam else g
+
+    eta = plan.eta if plan.eta is not None else _auto_eta(plan.lam, float(gain.max()), row.budget)
+    taken, accurate = 0, True
+    with np.errstate(invalid="ignore", over="ignore"):
+        for _ in range(plan.steps):
+            following = log_softmax(log_q + eta * gradient(log_q))
+            if np.isnan(following).any():  # a step size far above 2 / L has overflowed; keep the last distribution
+                accurate = False
+                break
+            log_q, taken = following, taken + 1
+        threshold = dot(np.exp(log_q), gradient(log_q))
+    return Found(log_q, threshold, coverage_omega(plan, row, log_q), taken, accurate)
+
+
+def _auto_eta(lam: float, gain: float, budget: int) -> float:
+    """Return 1 / L, L = lam + max_x gain (K-1) x (1-x)^(K-2) the smoothness relative to negative entropy."""
+    k = budget
+    bend = {1: 0.0, 2: 1.0}.get(k, ((k - 2) / max(k - 1, 1)) ** (k - 2))
+    smoothness = lam + gain * bend
+    return 1.0 / smoothness if smoothness > 0.0 else 1.0
+
+
+#: Plan kind → solver: all that a new plan has to add to this backend.
+SOLVERS: dict[Any, Solver] = {
+    "argmax": argmax,
+    "softmax": softmax,
+    "face_softmax": softmax,
+    "anchored_softmax": anchored_softmax,
+    "threshold_quadratic": quadratic,
+    "threshold_tsallis": tsallis,
+    "coverage_dual": coverage_dual,
+    "coverage_waterfill": coverage_waterfill,
+    "mirror": mirror,
+}

@@ -1,0 +1,114 @@
+"""The support rules of the reference backend: each one line of NumPy on the allowed tokens of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+#: (rule, parameter, measured on raw logits).
+Rule = tuple[str, float, bool]
+
+
+def log_sum_exp(values: Array) -> float:
+    """Return log(sum(exp(values))) without overflow; -inf for values that are all -inf."""
+    top = float(values.max())
+    return top if np.isinf(top) else top + float(np.log(np.exp(values - top).sum()))
+
+
+def log_softmax(values: Array) -> Array:
+    """Return values - log_sum_exp(values), shifted first so that a large common offset costs no accuracy."""
+    shifted = values - values.max()
+    return np.asarray(shifted - log_sum_exp(shifted))
+
+
+def descending(x: Array) -> npt.NDArray[np.intp]:
+    """Return the positions by (value descending, position ascending)."""
+    return np.argsort(-x, kind="stable")
+
+
+def select(rules: Sequence[Rule], x: Array, temperature: float) -> Flags:
+    """Return which of the allowed tokens every rule keeps.
+
+    Parameters
+    ----------
+    rules : sequence of (rule, parameter, raw)
+        Measured each on all of `x`, then intersected.
+    x : ndarray of float64
+        The logits of the allowed tokens in ascending token order.
+    temperature : float
+        That of the model distribution; a raw rule takes 1 in its place.
+
+    Returns
+    -------
+    ndarray of bool
+        Aligned with `x`.
+    """
+    keep = np.ones(x.size, dtype=bool)
+    for name, value, raw in rules:
+        keep &= _RULES[name](x, 1.0 if raw else temperature, value)
+    return keep
+
+
+def _prob(x: Array, t: float) -> Array:
+    return np.exp(log_softmax((x - x.max()) / t))
+
+
+def _and_best(keep: Flags, x: Array) -> Flags:
+    keep[np.argmax(x)] = True  # the first of the largest: the best token in (score, id) order
+    return keep
+
+
+def _top_k(x: Array, t: float, k: float) -> Flags:
+    keep = np.zeros(x.size, dtype=bool)
+    keep[descending(x)[: int(min(k, x.size))]] = True
+    return keep
+
+
+def _top_p(x: Array, t: float, mass: float) -> Flags:
+    keep = np.ones(x.size, dtype=bool)
+    if mass < 1.0:
+        order = descending(x)
+        before = np.cumsum(_prob(x, t)[order])
+        keep[order[int(np.searchsorted(before, mass)) + 1 :]] = False
+    return keep
+
+
+def _min_p(x: Array, t: float, rho: float) -> Flags:
+    return np.asarray(x >= x.max() + t * np.log(rho)) if rho > 0.0 else np.ones(x.size, dtype=bool)
+
+
+def _top_n_sigma(x: Array, t: float, n: float) -> Flags:
+    below = x - x.max()
+    scale = float(np.abs(below).max())  # keeps the squares of values such as 1e200 finite
+    return np.asarray(below >= -n * scale * np.std(below / scale)) if scale > 0.0 else np.ones(x.size, dtype=bool)
+
+
+def _p_less(x: Array, t: float, unused: float) -> Flags:
+    p = _prob(x, t)
+    return _and_best(np.asarray(p >= (1.0 - 1e-6) * (p * p).sum()), x)
+
+
+def _epsilon(x: Array, t: float, eps: float) -> Flags:
+    return _and_best(np.asarray(_prob(x, t) >= eps), x)
+
+
+def _eta(x: Array, t: float, eps: float) -> Flags:
+    p = _prob(x, t)
+    entropy = -float((p[p > 0.0] * np.log(p[p > 0.0])).sum())
+    return _and_best(np.asarray(p >= min(eps, np.sqrt(eps) * np.exp(-entropy))), x)
+
+
+_RULES: dict[str, Callable[[Array, float, float], Flags]] = {
+    "top_k": _top_k,
+    "top_p": _top_p,
+    "min_p": _min_p,
+    "top_n_sigma": _top_n_sigma,
+    "p_less": _p_less,
+    "epsilon": _epsilon,
+    "eta": _eta,
+}

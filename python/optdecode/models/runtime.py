@@ -1,0 +1,389 @@
+"""Run the embedded model with ONNX Runtime on a CPU and decode with any decoder of this library.
+
+The loop is the one an engine runs: logits of the last token, one call of ``decoder.sample``, the token fed back. It
+needs NumPy, onnxruntime and tokenizers, which are imported when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from optdecode.errors import BackendUnavailableError
+
+from .dagmod import BOS, EOS, PAD, Problem
+
+__all__ = ["Cache", "EmbeddedModel", "Generation"]
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+UInt64 = npt.NDArray[np.uint64]
+
+_DATA = Path(__file__).parent / "data"
+
+
+class SupportsSample(Protocol):
+    """What `EmbeddedModel.generate` needs of a decoder; `optdecode.Decoder` has it."""
+
+    def sample(self, logits: Any, *, seed: Any, position: Any) -> Any:
+        """Return a draw with ``tokens`` and ``log_probs`` of shape (B, 1)."""
+
+    def __call__(self, logits: Any) -> Any:
+        """Return a solution with ``entropy`` of shape (B,); called only where entropies are asked for."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of the tokens seen so far, and which of them are real (1) or padding (0).
+
+    Attributes
+    ----------
+    past
+        One array per input ``past_key_values.*`` of the ONNX file, each (batch, heads, time, head dimension).
+    mask
+        (batch, time), 1 on tokens and 0 on padding.
+    """
+
+    past: tuple[Float32, ...]
+    mask: Int64
+
+    def take(self, rows: Int64) -> Cache:
+        """The cache of some rows, in the order given; a row may be repeated."""
+        return Cache(tuple(array[rows] for array in self.past), self.mask[rows])
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated: row ``prompt * samples + sample`` of every array is one sequence.
+
+    Attributes
+    ----------
+    tokens
+        (N, T) ids, ``<eos>`` included, ``<pad>`` after it.
+    log_probs
+        (N, T) log-probability of each token under the decoder's q; 0 on padding.
+    lengths
+        (N,) number of tokens of each sequence, ``<eos>`` included.
+    finished
+        (N,) whether the sequence ended with ``<eos>``.
+    text
+        The sequences as text, without ``<eos>``.
+    samples
+        Sequences per prompt.
+    entropies
+        (N, T) entropy of q at each token, 0 on padding; None unless asked for.
+    prefill_seconds
+        Time the model took for the prompts.
+    model_seconds, decode_seconds, rows
+        (T,) per step: time in the model (the first step's is `prefill_seconds`, so 0 here), time in the decoder
+        (entropies not counted) and the number of rows decoded.
+    """
+
+    tokens: Int64
+    log_probs: Float32
+    lengths: Int64
+    finished: npt.NDArray[np.bool_]
+    text: tuple[str, ...]
+    samples: int
+    entropies: Float32 | None
+    prefill_seconds: float
+    model_seconds: Float64
+    decode_seconds: Float64
+    rows: Int64
+
+    @property
+    def total_log_probs(self) -> Float64:
+        """(N,) log-probability of each sequence under the decoder."""
+        return np.asarray(self.log_probs.sum(axis=1, dtype=np.float64))
+
+    @property
+    def mean_entropies(self) -> Float64:
+        """(T,) mean entropy of q at each step, over the sequences still running."""
+        if self.entropies is None:
+            raise ValueError("Entropies were not collected; call generate(..., entropy=True).")
+        running = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+        return np.asarray(self.entropies.sum(axis=0, dtype=np.float64) / np.maximum(1, running.sum(axis=0)))
+
+
+class EmbeddedModel:
+    """A causal language model in an ONNX file with a KV cache; by default the one that ships with optdecode.
+
+    Parameters
+    ----------
+    path
+        Folder with ``model.onnx``, ``tokenizer.json`` and ``config.json``.
+    threads
+        Threads of ONNX Runtime; by default its own choice.
+
+    Attributes
+    ----------
+    tokenizer
+        The `tokenizers.Tokenizer`.
+    vocab_size
+        Number of logits.
+    context_length
+        Most tokens, prompt and response together, that the model has positions for.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If onnxruntime or tokenizers is not installed.
+
+    Examples
+    --------
+    >>> import optdecode as od                                                      # doctest: +SKIP
+    >>> model = EmbeddedModel()                                                     # doctest: +SKIP
+    >>> model.generate(["a = 7 ; b = a + c ; c = 2 ; ? b"], od.greedy()).text       # doctest: +SKIP
+    ('a 7 c 2 b 7 + 2 9 # 9',)
+    """
+
+    def __init__(self, path: str | Path | None = None, *, threads: int | None = None) -> None:
+        runtime, tokenizers = _require("onnxruntime"), _require("tokenizers")
+        folder = Path(path) if path is not None else _DATA
+        options = runtime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session = runtime.InferenceSession(
+            str(folder / "model.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+        self.tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        config = json.loads((folder / "config.json").read_text())
+        self.vocab_size: int = config["vocab_size"]
+        self.context_length: int = config["max_position_embeddings"]
+        inputs = self._session.get_inputs()
+        self._past_names = [entry.name for entry in inputs if entry.name.startswith("past_key_values")]
+        _, self._heads, _, self._head_dim = next(entry.shape for entry in inputs if entry.name == self._past_names[0])
+        self._pad, self._bos, self._eos = (int(self.tokenizer.token_to_id(word)) for word in (PAD, BOS, EOS))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, ``<bos>`` first."""
+        return list(self.tokenizer.encode(text).ids)
+
+    def decode(self, ids: Sequence[int] | Int64) -> str:
+        """Text of ids, without ``<bos>``, ``<eos>`` and ``<pad>``."""
+        return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float32, Cache]:
+        """Run prompts of any lengths, padded on the left, and return the logits after each and the cache.
+
+        Returns
+        -------
+        logits
+            (batch, V).
+        cache
+            For `step`.
+        """
+        longest = max(map(len, prompts))
+        ids = np.full((len(prompts), longest), self._pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = prompt
+            mask[row, longest - len(prompt) :] = 1
+        empty = np.zeros((len(prompts), self._heads, 0, self._head_dim), dtype=np.float32)
+        return self._run(ids, mask, (empty,) * len(self._past_names))
+
+    def step(self, tokens: Int64, cache: Cache) -> tuple[Float32, Cache]:
+        """Feed one token per row, (batch,), and return the logits after it, (batch, V), and the grown cache."""
+        ids = np.asarray(tokens, dtype=np.int64).reshape(-1, 1)
+        return self._run(ids, np.concatenate((cache.mask, np.ones_like(ids)), axis=1), cache.past)
+
+    def _run(self, ids: Int64, mask: Int64, past: tuple[Float32, ...]) -> tuple[Float32, Cache]:
+        # Positions count real tokens, so padding does not shift a row.
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, mask.shape[1] - ids.shape[1] :]
+        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        feeds.update(zip(self._past_names, past, strict=True))
+        logits, *present = self._session.run(None, feeds)
+        return np.ascontiguousarray(logits[:, -1]), Cache(tuple(present), mask)
+
+    def generate(
+        self,
+        prompts: Sequence[str | Problem],
+        decoder: SupportsSample,
+        *,
+        samples: int = 1,
+        seed: int | npt.ArrayLike = 0,
+        max_new_tokens: int = 40,
+        batch_size: int = 256,
+        entropy: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Generation:
+        """Generate until ``<eos>``, `samples` sequences per prompt.
+
+        Parameters
+        ----------
+        prompts
+            Texts, or problems of `optdecode.models.dagmod`.
+        decoder
+            For example ``optdecode.top_p(0.95)``.
+        samples
+            Sequences per prompt.
+        seed
+            One integer, from which `optdecode.row_seeds` derives one seed per sequence, or an array of one seed per
+            sequence, (prompts, samples) or flat. A sequence's draws depend on its seed and logits alone, whatever else
+            is in the batch.
+        max_new_tokens
+            Where a sequence is cut if ``<eos>`` did not come.
+        batch_size
+            Sequences run together; prompts of similar length share a batch.
+        entropy
+            Also collect the entropy of q at each token; solves every step once more.
+        progress
+            Called with (sequences done, sequences in all) as they finish.
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range or a prompt leaves no room for `max_new_tokens`.
+        """
+        encoded = [self.encode(prompt.prompt if isinstance(prompt, Problem) else prompt) for prompt in prompts]
+        self._check(encoded, samples, max_new_tokens, batch_size)
+        run = _Run(_seeds(seed, len(encoded), samples), max_new_tokens, self._pad, entropy, progress)
+        for rows in _chunks([len(ids) for ids in encoded], samples, batch_size):
+            self._generate_chunk(run, decoder, encoded, rows, samples)
+        return run.result(samples, self.decode)
+
+    def _check(self, encoded: list[list[int]], samples: int, max_new_tokens: int, batch_size: int) -> None:
+        for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        room = self.context_length - max_new_tokens
+        for i, ids in enumerate(encoded):
+            if len(ids) > room:
+                raise ValueError(
+                    f"Prompt {i} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} at most {room} fit into "
+                    f"the model's context of {self.context_length}. Shorten the prompt or lower max_new_tokens."
+                )
+
+    def _generate_chunk(
+        self, run: _Run, decoder: SupportsSample, encoded: list[list[int]], rows: Int64, samples: int
+    ) -> None:
+        """Generate the sequences `rows`. The batch may hold finished rows for a while: `live` are the others."""
+        begin = perf_counter()
+        # Samples of one prompt share its prefill; `rows` is sorted, so without sharing `unique` has the order of `rows`.
+        unique, inverse = np.unique(rows // samples, return_inverse=True)
+        logits, cache = self.start([encoded[i] for i in unique])
+        if len(unique) < len(rows):
+            logits, cache = logits[inverse], cache.take(inverse)
+        run.prefill_seconds += perf_counter() - begin
+        live = np.arange(len(rows))
+        for position in range(run.max_new_tokens):
+            tokens = run.draw(decoder, logits[live] if len(live) < len(logits) else logits, rows[live], position)
+            fed = np.full(len(rows), self._pad, dtype=np.int64)
+            fed[live] = tokens
+            live = live[tokens != self._eos]
+            run.finish(rows, fed == self._eos, last=position + 1 == run.max_new_tokens, live=len(live))
+            if not len(live) or position + 1 == run.max_new_tokens:
+                return
+            # Compacting copies the cache, about as dear as a step: worth it once a quarter of the rows is done.
+            if len(live) <= 0.75 * len(rows):
+                rows, fed, cache = rows[live], fed[live], cache.take(live)
+                live = np.arange(len(rows))
+            begin = perf_counter()
+            logits, cache = self.step(fed, cache)
+            run.model_seconds[position + 1] += perf_counter() - begin
+
+
+class _Run:
+    """What one call of `generate` collects."""
+
+    def __init__(
+        self,
+        seeds: UInt64,
+        max_new_tokens: int,
+        pad: int,
+        entropy: bool,
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
+        shape = (len(seeds), max_new_tokens)
+        self.seeds, self.max_new_tokens, self._pad, self._progress = seeds, max_new_tokens, pad, progress
+        self._tokens = np.full(shape, pad, dtype=np.int64)
+        self._log_probs = np.zeros(shape, dtype=np.float32)
+        self._entropies = np.zeros(shape, dtype=np.float32) if entropy else None
+        self._finished = np.zeros(len(seeds), dtype=bool)
+        self._lengths = np.zeros(len(seeds), dtype=np.int64)
+        self._done = 0
+        self.prefill_seconds = 0.0
+        self.model_seconds = np.zeros(max_new_tokens)
+        self._decode_seconds = np.zeros(max_new_tokens)
+        self._rows = np.zeros(max_new_tokens, dtype=np.int64)
+
+    def draw(self, decoder: SupportsSample, logits: Float32, rows: Int64, position: int) -> Int64:
+        """Draw one token for each sequence of `rows` and write it down."""
+        begin = perf_counter()
+        draw = decoder.sample(logits, seed=self.seeds[rows], position=position)
+        self._decode_seconds[position] += perf_counter() - begin
+        self._rows[position] += len(rows)
+        tokens = np.asarray(draw.tokens, dtype=np.int64).reshape(len(rows))
+        self._tokens[rows, position] = tokens
+        self._log_probs[rows, position] = np.asarray(draw.log_probs).reshape(len(rows))
+        self._lengths[rows] += 1
+        if self._entropies is not None:
+            self._entropies[rows, position] = np.asarray(decoder(logits).entropy).reshape(len(rows))
+        return tokens
+
+    def finish(self, rows: Int64, ended: npt.NDArray[np.bool_], *, last: bool, live: int) -> None:
+        """Note the sequences that drew ``<eos>``; on the last step those cut short are done too."""
+        self._finished[rows[ended]] = True
+        self._done += int(ended.sum()) + (live if last else 0)
+        if self._progress is not None:
+            self._progress(self._done, len(self.seeds))
+
+    def result(self, samples: int, decode: Callable[[Int64], str]) -> Generation:
+        """Everything, cut to the longest sequence."""
+        steps = int(self._lengths.max(initial=0))
+        tokens = self._tokens[:, :steps]
+        return Generation(
+            tokens=tokens,
+            log_probs=self._log_probs[:, :steps],
+            lengths=self._lengths,
+            finished=self._finished,
+            text=tuple(decode(row[:length]) for row, length in zip(tokens, self._lengths, strict=True)),
+            samples=samples,
+            entropies=None if self._entropies is None else self._entropies[:, :steps],
+            prefill_seconds=self.prefill_seconds,
+            model_seconds=self.model_seconds[:steps],
+            decode_seconds=self._decode_seconds[:steps],
+            rows=self._rows[:steps],
+        )
+
+
+def _require(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"The embedded model needs {name}, which cannot be imported ({error}). pip install 'optdecode[demo]'"
+        ) from error
+
+
+def _seeds(seed: int | npt.ArrayLike, prompts: int, samples: int) -> UInt64:
+    """One seed per sequence, flat."""
+    if np.ndim(seed) == 0:
+        from optdecode import row_seeds  # here, so that this module can be imported while the package is
+
+        return np.asarray(row_seeds(int(np.asarray(seed).item()), prompts * samples), dtype=np.uint64)
+    seeds = np.asarray(seed).reshape(-1)
+    if seeds.size != prompts * samples or seeds.dtype.kind not in "ui":
+        raise ValueError(
+            f"seed must be an integer or {prompts} x {samples} integers, one per prompt and sample; got an array of "
+            f"shape {np.shape(seed)} and type {seeds.dtype}."
+        )
+    return seeds.astype(np.uint64)
+
+
+def _chunks(lengths: Sequence[int], samples: int, batch_size: int) -> Iterator[Int64]:
+    """Split the sequences into batches of similar prompt lengths: little padding, and samples of a prompt together."""
+    by_length = np.repeat(np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable"), samples) * samples
+    rows = by_length + np.tile(np.arange(samples), len(lengths))
+    for _, group in groupby(range(len(rows)), key=lambda i: i // batch_size):
+        yield np.sort(rows[list(group)])

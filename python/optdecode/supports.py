@@ -1,0 +1,296 @@
+r"""Supports: rules that select a face of the simplex from the scores.
+
+Every rule is measured on the same model distribution :math:`p = \mathrm{softmax}(\mathrm{logits} / T)` over the allowed
+tokens (``measured_on="raw"``: on :math:`\mathrm{softmax}(\mathrm{logits})`), and rules intersect, so their order cannot
+matter. "Order" below is (score descending, token id ascending). No rule ever removes the best token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from optdecode._spec import Spec, in_range, one_of, positive_int
+from optdecode.errors import ProblemError
+
+#: (rule, parameter, measured on raw logits): what plans and backends see of a support.
+Rule = tuple[str, float, bool]
+
+_MEASURED_ON = ("tempered", "raw")
+
+
+class Support(Spec):
+    """Base of the rules; ``a & b`` keeps the tokens that both keep."""
+
+    def members(self) -> tuple[Support, ...]:
+        """The rules this support intersects, in canonical order."""
+        return (self,)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """What plans and backends see."""
+        raise NotImplementedError
+
+    def formula(self) -> str:
+        """The condition on a token, in words and symbols."""
+        raise NotImplementedError
+
+    def __and__(self, other: object) -> Support:
+        if not isinstance(other, Support):
+            return NotImplemented
+        return intersect(*self.members(), *other.members())
+
+
+class _Rule(Support):
+    """A support with one numeric parameter, its first field."""
+
+    rule: ClassVar[str]
+
+    def rules(self) -> tuple[Rule, ...]:
+        values = [value for value in vars(self).values() if not isinstance(value, str)]
+        raw = getattr(self, "measured_on", "tempered") == "raw"
+        return ((self.rule, float(values[0]) if values else 0.0, raw),)
+
+    def _measure(self) -> str:
+        return "p" if getattr(self, "measured_on", "tempered") == "tempered" else "p_raw"
+
+
+@dataclass(frozen=True, repr=False)
+class TopK(_Rule):
+    """Keep exactly the first ``k`` tokens in order (all, if fewer are allowed).
+
+    Parameters
+    ----------
+    k : int
+        At least 1.
+
+    Examples
+    --------
+    >>> TopK(50) & MinP(0.02)
+    MinP(p=0.02) & TopK(k=50)
+    """
+
+    k: int
+    rule = "top_k"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", positive_int("TopK", "k", self.k))
+
+    def formula(self) -> str:
+        return f"the {self.k} best tokens"
+
+
+@dataclass(frozen=True, repr=False)
+class TopP(_Rule):
+    """Keep the smallest prefix of the order whose model mass reaches ``p``; the token that crosses p is in.
+
+    Parameters
+    ----------
+    p : float
+        In (0, 1]; 1 keeps everything.
+    measured_on : {"tempered", "raw"}
+        Which softmax the mass is measured on.
+    """
+
+    p: float
+    measured_on: str = "tempered"
+    rule = "top_p"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "p", in_range("TopP", "p", self.p, 0.0, 1.0, open_low=True))
+        one_of("TopP", "measured_on", self.measured_on, _MEASURED_ON)
+
+    def formula(self) -> str:
+        return f"smallest set of best tokens with {self._measure()}-mass >= {self.p:g}"
+
+
+@dataclass(frozen=True, repr=False)
+class MinP(_Rule):
+    """Keep the tokens with at least ``p`` times the probability of the best one (arXiv:2407.01082).
+
+    Decided on the input values as ``x >= max x + T log p`` in float64.
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1]; 0 keeps everything.
+    measured_on : {"tempered", "raw"}
+        ``"raw"`` uses T = 1.
+    """
+
+    p: float
+    measured_on: str = "tempered"
+    rule = "min_p"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "p", in_range("MinP", "p", self.p, 0.0, 1.0))
+        one_of("MinP", "measured_on", self.measured_on, _MEASURED_ON)
+
+    def formula(self) -> str:
+        return f"{self._measure()}_v >= {self.p:g} * max {self._measure()}"
+
+
+@dataclass(frozen=True, repr=False)
+class TopNSigma(_Rule):
+    """Keep the logits within ``n`` standard deviations (ddof = 0, allowed tokens) of the largest (arXiv:2411.07641).
+
+    Parameters
+    ----------
+    n : float
+        At least 0.
+    """
+
+    n: float
+    rule = "top_n_sigma"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", in_range("TopNSigma", "n", self.n, 0.0))
+
+    def formula(self) -> str:
+        return f"s_v >= max s - {self.n:g} std(s)"
+
+
+@dataclass(frozen=True, repr=False)
+class PLess(_Rule):
+    """Keep the tokens at least as probable as the expected probability of a draw, sum p^2 (arXiv:2509.23234).
+
+    Parameters
+    ----------
+    measured_on : {"tempered", "raw"}
+        Which softmax p is.
+    """
+
+    measured_on: str = "tempered"
+    rule = "p_less"
+
+    def __post_init__(self) -> None:
+        one_of("PLess", "measured_on", self.measured_on, _MEASURED_ON)
+
+    def formula(self) -> str:
+        return f"{self._measure()}_v >= (1 - 1e-6) sum {self._measure()}^2"
+
+
+@dataclass(frozen=True, repr=False)
+class Epsilon(_Rule):
+    """Keep the tokens of probability at least ``epsilon``, and the best token.
+
+    Parameters
+    ----------
+    epsilon : float
+        In [0, 1].
+    measured_on : {"tempered", "raw"}
+        Which softmax p is.
+    """
+
+    epsilon: float
+    measured_on: str = "tempered"
+    rule = "epsilon"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", in_range("Epsilon", "epsilon", self.epsilon, 0.0, 1.0))
+        one_of("Epsilon", "measured_on", self.measured_on, _MEASURED_ON)
+
+    def formula(self) -> str:
+        return f"{self._measure()}_v >= {self.epsilon:g}"
+
+
+@dataclass(frozen=True, repr=False)
+class Eta(_Rule):
+    """Keep the tokens with p >= min(epsilon, sqrt(epsilon) exp(-H(p))), and the best token (arXiv:2210.15191).
+
+    Parameters
+    ----------
+    epsilon : float
+        In [0, 1].
+    measured_on : {"tempered", "raw"}
+        Which softmax p is.
+    """
+
+    epsilon: float
+    measured_on: str = "tempered"
+    rule = "eta"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", in_range("Eta", "epsilon", self.epsilon, 0.0, 1.0))
+        one_of("Eta", "measured_on", self.measured_on, _MEASURED_ON)
+
+    def formula(self) -> str:
+        return f"{self._measure()}_v >= min({self.epsilon:g}, sqrt({self.epsilon:g}) exp(-H({self._measure()})))"
+
+
+@dataclass(frozen=True, repr=False)
+class Allowed(Support):
+    """Allow only these tokens: like a mask, the others are never weighed nor drawn, whatever they hold.
+
+    Parameters
+    ----------
+    token_ids : iterable of int
+        Not empty; duplicates are dropped.
+    """
+
+    token_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        ids = self.token_ids
+        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+            raise ProblemError(f"Allowed: token_ids must be a sequence of integers; got {ids!r}")
+        values = np.asarray(tuple(ids))
+        if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
+            raise ProblemError(f"Allowed: token_ids must be a non-empty sequence of integers; got {ids!r}")
+        if values.min() < 0 or values.max() > 2**31 - 1:
+            raise ProblemError(f"Allowed: token ids must be in [0, 2**31); got {int(values.min())}..{int(values.max())}")
+        object.__setattr__(self, "token_ids", tuple(int(i) for i in np.unique(values)))
+
+    def rules(self) -> tuple[Rule, ...]:
+        return ()
+
+    def formula(self) -> str:
+        return f"one of {len(self.token_ids)} allowed tokens"
+
+
+@dataclass(frozen=True, repr=False)
+class Intersection(Support):
+    """What ``a & b`` makes; equal whatever the order it was written in.
+
+    Parameters
+    ----------
+    supports : tuple of Support
+        The rules.
+    """
+
+    supports: tuple[Support, ...]
+
+    def __post_init__(self) -> None:
+        members = {member for support in self.supports for member in support.members()}
+        object.__setattr__(self, "supports", tuple(sorted(members, key=repr)))
+
+    def members(self) -> tuple[Support, ...]:
+        return self.supports
+
+    def rules(self) -> tuple[Rule, ...]:
+        return tuple(rule for support in self.supports for rule in support.rules())
+
+    def formula(self) -> str:
+        return "; ".join(support.formula() for support in self.supports)
+
+    def __repr__(self) -> str:
+        return " & ".join(map(repr, self.supports))
+
+
+def intersect(*supports: Support) -> Support:
+    """Intersect any number of supports; a single one is returned as it is."""
+    for support in supports:
+        if not isinstance(support, Support):
+            raise ProblemError(f"expected supports such as TopK(50); got {support!r}")
+    both = Intersection(supports)
+    return both.supports[0] if len(both.supports) == 1 else both
+
+
+def allowed_ids(support: Support | None) -> tuple[int, ...] | None:
+    """Return the token ids that every `Allowed` in the support names, or None where there is no `Allowed`."""
+    sets = [set(m.token_ids) for m in support.members() if isinstance(m, Allowed)] if support is not None else []
+    if not sets:
+        return None
+    return tuple(sorted(set.intersection(*sets)))

@@ -1,0 +1,137 @@
+//! The closed set of plans: what a problem lowers to, and all that the solvers know of it.
+//!
+//! Notation (per row, over the allowed tokens): `x` the logits, `s = x / temperature` the scores, `p = softmax(s)` the
+//! model distribution, `l_i = score_weight * s_i` (or `score_weight * x_i` when `raw_scores`) the linear term. A plan
+//! solves `max <q, l> - Omega(q)` over the probability simplex on the face that the supports select.
+
+/// One distribution problem, parameters included; immutable and shared between rows and threads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Which regulariser, hence which solver.
+    pub objective: Objective,
+    /// Positive and finite (temperature 0 lowers to [`Objective::Argmax`] with temperature 1).
+    pub temperature: f64,
+    /// Weight of the linear term; finite.
+    pub score_weight: f64,
+    /// The linear term takes the untempered logits (`p` stays tempered).
+    pub raw_scores: bool,
+    /// The reference distribution `r` of a KL term.
+    pub anchor: Anchor,
+    /// Data-dependent faces, all measured on the same `p`, intersected.
+    pub supports: Vec<Support>,
+    /// Sorted, distinct token ids; `None` allows all.
+    pub allowed: Option<Vec<u32>>,
+}
+
+/// The regulariser with its parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Objective {
+    /// `Omega = 0`: the vertex at the largest score, lowest index on ties.
+    Argmax,
+    /// `Omega = lam * sum q log q`.
+    Softmax {
+        /// Positive.
+        lam: f64,
+    },
+    /// `Omega = lam * KL(q || r)`.
+    AnchoredSoftmax {
+        /// Positive.
+        lam: f64,
+    },
+    /// `Omega = lam * sum q^2 / 2`.
+    Quadratic {
+        /// Positive.
+        lam: f64,
+    },
+    /// `Omega = lam * sum (q^alpha - q) / (alpha (alpha - 1))`.
+    Tsallis {
+        /// Positive.
+        lam: f64,
+        /// Greater than 1 and finite (1 lowers to softmax); 1.5 and 2 have exact finite forms.
+        alpha: f64,
+    },
+    /// `Omega = lam * KL(q || r) - beta_bar * U_K(q)`, `U_K = sum w_i (1 - (1 - q_i)^K)`, `lam > 0`; or `lam = 0`
+    /// ("waterfilling", no anchor). Solved exactly.
+    Coverage {
+        /// Non-negative.
+        lam: f64,
+        /// The coverage term.
+        coverage: Coverage,
+    },
+    /// The same objective by mirror ascent (Algorithm 1 of arXiv:2602.18292), started at `r` on the face.
+    Mirror {
+        /// Non-negative.
+        lam: f64,
+        /// The coverage term.
+        coverage: Coverage,
+        /// Number of steps J.
+        steps: u32,
+        /// Step size; `None` is 1/L with the relative smoothness L of the objective.
+        eta: Option<f64>,
+    },
+}
+
+/// `beta_bar * sum w_i (1 - (1 - q_i)^budget)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Coverage {
+    /// Non-negative and finite.
+    pub beta_bar: f64,
+    /// K >= 1; a row may bring its own.
+    pub budget: u32,
+    /// w.
+    pub weights: Weights,
+}
+
+/// The weights w of a coverage term, measured on the allowed tokens; a row may bring its own.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Weights {
+    /// w = p.
+    Model,
+    /// w = 1.
+    Uniform,
+    /// w = 1 / rank by (score descending, index ascending), ranks from 1.
+    Rank,
+    /// The indicator of a face.
+    Support(Vec<Support>),
+    /// One weight a token, length V.
+    Array(Vec<f64>),
+}
+
+/// The reference r of a KL term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// The plan has none (reported KL is against p).
+    None,
+    /// r = p.
+    Model,
+    /// Log-probabilities that come with each row, renormalised over the allowed tokens; -inf forbids.
+    Given,
+}
+
+/// A rule that selects a face of the simplex from the scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Support {
+    /// The rule.
+    pub rule: Rule,
+    /// Measured on `softmax(logits)` instead of `softmax(logits / temperature)`.
+    pub raw: bool,
+}
+
+/// Which tokens a support keeps. Order means (score descending, index ascending).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// The first k in order, exactly k (all if fewer are allowed); decided on the input values.
+    TopK(usize),
+    /// The smallest prefix of the order with mass >= P; P >= 1 keeps all.
+    TopP(f64),
+    /// `x >= max x + T ln rho` in f64 on the input values (T = 1 if raw); rho <= 0 keeps all.
+    MinP(f64),
+    /// `x >= max x - n std(x)`, ddof = 0, over the allowed tokens.
+    TopNSigma(f64),
+    /// `p >= (1 - 1e-6) sum p^2`.
+    PLess,
+    /// `p >= eps`, and the best token.
+    Epsilon(f64),
+    /// `p >= min(eps, sqrt(eps) exp(-H(p)))`, and the best token.
+    Eta(f64),
+}

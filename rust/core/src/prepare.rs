@@ -1,0 +1,140 @@
+//! From a row as it comes in to its allowed tokens: compact, in f64, checked, with the model distribution.
+
+use crate::math::{self, FLOOR};
+use crate::plan::{Anchor, Objective, Plan, Rule, Support, Weights};
+use crate::row::{Row, Scores};
+use crate::status::Status;
+
+/// The allowed tokens of a row, in ascending order of their ids; every vector is aligned with `ids`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Prepared {
+    /// Token ids.
+    pub(crate) ids: Vec<u32>,
+    /// Logits, finite.
+    pub(crate) x: Vec<f64>,
+    /// `log softmax(x / T)`, finite.
+    pub(crate) log_p: Vec<f64>,
+    /// `softmax(x / T)`.
+    pub(crate) p: Vec<f64>,
+    /// The given anchor, normalised and finite; empty if the plan takes none from the row.
+    pub(crate) log_r: Vec<f64>,
+    /// `softmax(x)` if some support needs it and it is not `p`, else empty.
+    p_raw: Vec<f64>,
+    /// Position of the best token (x descending, id ascending).
+    pub(crate) best: usize,
+}
+
+impl Prepared {
+    /// Reads the row; `Err` says why it cannot be solved.
+    pub(crate) fn load(&mut self, plan: &Plan, row: &Row<'_>) -> Result<(), Status> {
+        match row.scores {
+            Scores::F64(x) => self.collect(plan, row, |id| x[id]),
+            Scores::F32(x) => self.collect(plan, row, |id| f64::from(x[id])),
+            Scores::F16(x) => self.collect(plan, row, |id| f64::from(x[id])),
+            Scores::Bf16(x) => self.collect(plan, row, |id| f64::from(x[id])),
+        }?;
+        self.best = (1..self.x.len()).fold(0, |best, i| if self.x[i] > self.x[best] { i } else { best });
+        let top = self.x[self.best];
+        log_softmax(
+            self.x.iter().map(|x| ((x - top) / plan.temperature).max(FLOOR)),
+            &mut self.log_p,
+            &mut self.p,
+        );
+        self.p_raw.clear();
+        if plan.temperature != 1.0 && needs_raw(plan) {
+            self.p_raw
+                .extend(self.x.iter().map(|x| math::exp((x - top).max(FLOOR))));
+            let total = math::sum(self.p_raw.iter().copied());
+            self.p_raw.iter_mut().for_each(|p| *p /= total);
+        }
+        if !self.log_r.is_empty() {
+            let total = math::log_sum_exp(self.log_r.iter().copied());
+            self.log_r.iter_mut().for_each(|r| *r = (*r - total).max(FLOOR));
+        }
+        Ok(())
+    }
+
+    /// The model distribution that a support is measured on.
+    pub(crate) fn probs(&self, raw: bool) -> &[f64] {
+        if raw && !self.p_raw.is_empty() {
+            &self.p_raw
+        } else {
+            &self.p
+        }
+    }
+
+    /// Keeps the allowed tokens and checks their values, in the agreed order of the statuses.
+    fn collect(&mut self, plan: &Plan, row: &Row<'_>, value: impl Fn(usize) -> f64) -> Result<(), Status> {
+        let Self { ids, x: xs, log_r, .. } = self;
+        ids.clear();
+        xs.clear();
+        log_r.clear();
+        let anchor = (plan.anchor == Anchor::Given).then(|| row.anchor.unwrap_or(&[]));
+        let (mut nan, mut inf, mut bad_anchor) = (false, false, false);
+        let mut visit = |id: usize| {
+            if row.mask.is_some_and(|mask| !mask.allows(id)) {
+                return;
+            }
+            let x = value(id);
+            nan |= x.is_nan();
+            inf |= x == f64::INFINITY;
+            if !x.is_finite() {
+                return;
+            }
+            if let Some(anchor) = anchor {
+                let r = anchor.get(id).copied().unwrap_or(f64::NAN);
+                bad_anchor |= r.is_nan() || r == f64::INFINITY;
+                if !r.is_finite() {
+                    return;
+                }
+                log_r.push(r.max(FLOOR));
+            }
+            ids.push(id as u32);
+            xs.push(x);
+        };
+        let vocabulary = row.scores.len();
+        match &plan.allowed {
+            Some(allowed) => allowed
+                .iter()
+                .map(|&id| id as usize)
+                .filter(|&id| id < vocabulary)
+                .for_each(&mut visit),
+            None => (0..vocabulary).for_each(&mut visit),
+        }
+        match (nan, inf, bad_anchor, ids.is_empty()) {
+            (true, ..) => Err(Status::NanScores),
+            (_, true, ..) => Err(Status::InfScores),
+            (_, _, true, _) => Err(Status::BadAnchor),
+            (.., true) => Err(Status::Infeasible),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `log softmax` and `softmax` of scores whose maximum is 0.
+fn log_softmax(scores: impl Iterator<Item = f64>, log_p: &mut Vec<f64>, p: &mut Vec<f64>) {
+    log_p.clear();
+    log_p.extend(scores);
+    p.clear();
+    p.extend(log_p.iter().map(|&s| math::exp(s)));
+    let total = math::sum(p.iter().copied());
+    let log_total = math::ln(total);
+    p.iter_mut().for_each(|p| *p /= total);
+    log_p.iter_mut().for_each(|s| *s -= log_total);
+}
+
+/// Whether some support of the plan is measured on untempered probabilities.
+fn needs_raw(plan: &Plan) -> bool {
+    let of_weights = match &plan.objective {
+        Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } => match &coverage.weights {
+            Weights::Support(supports) => supports.as_slice(),
+            _ => &[],
+        },
+        _ => &[],
+    };
+    let takes_probs = |rule| matches!(rule, Rule::TopP(_) | Rule::PLess | Rule::Epsilon(_) | Rule::Eta(_));
+    plan.supports
+        .iter()
+        .chain(of_weights)
+        .any(|&Support { rule, raw }| raw && takes_probs(rule))
+}

@@ -1,0 +1,214 @@
+//! From a plan and a row to the optimum: the driver and its scratch memory.
+
+mod argmax;
+mod coverage;
+mod face;
+mod inner;
+mod mirror;
+mod root;
+mod softmax;
+mod stats;
+mod threshold;
+mod tsallis;
+mod waterfill;
+mod weights;
+mod wright;
+
+use crate::plan::{Coverage, Objective, Plan};
+use crate::prepare::Prepared;
+use crate::row::Row;
+use crate::status::Status;
+use crate::support::{self, rank::Ranked};
+use face::{Answer, Face};
+
+/// Memory for solving one row at a time: it grows to the largest row seen and is reused.
+#[derive(Clone, Debug, Default)]
+pub struct Workspace {
+    prepared: Prepared,
+    keep: Vec<bool>,
+    weights: Vec<f64>,
+    face: Face,
+    answer: Answer,
+    scratch: Scratch,
+}
+
+/// Scratch of the solvers; no value survives a call.
+#[derive(Clone, Debug, Default)]
+struct Scratch {
+    ranked: Vec<Ranked>,
+    keep: Vec<bool>,
+    values: Vec<f64>,
+    tokens: Vec<inner::Token>,
+}
+
+impl Workspace {
+    /// An empty workspace.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The token ids of the face of the last row solved, ascending; empty if it could not be solved.
+    pub fn face(&self) -> &[u32] {
+        &self.face.ids
+    }
+
+    /// The log-probabilities of the optimum, aligned with [`Workspace::face`]; -inf where it is zero.
+    pub fn log_q(&self) -> &[f64] {
+        &self.answer.log_q
+    }
+
+    /// The probabilities of the optimum, aligned with [`Workspace::face`]; they may underflow to 0 before `log_q` is -inf.
+    pub fn q(&self) -> &[f64] {
+        &self.answer.q
+    }
+}
+
+/// What is known of a row besides its distribution. All scalars are NaN if the row could not be solved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// What became of the row.
+    pub status: Status,
+    /// The multiplier of `sum q = 1`: `l_i - d Omega / d q_i` on active tokens.
+    pub threshold: f64,
+    /// `<q, l> - Omega(q)`.
+    pub objective: f64,
+    /// `-sum q log q`, in nats.
+    pub entropy: f64,
+    /// `KL(q || r)` with the plan's anchor r, or p if it has none, in nats.
+    pub kl: f64,
+    /// The model mass of the tokens with positive probability.
+    pub kept_mass: f64,
+    /// Outer iterations of a root find, or mirror steps; 0 for closed forms.
+    pub iterations: u32,
+}
+
+impl Outcome {
+    fn failed(status: Status) -> Self {
+        let nan = f64::NAN;
+        Outcome {
+            status,
+            threshold: nan,
+            objective: nan,
+            entropy: nan,
+            kl: nan,
+            kept_mass: nan,
+            iterations: 0,
+        }
+    }
+}
+
+/// What a solver reports besides the distribution; the threshold belongs to the shifted linear term.
+struct Solved {
+    threshold: f64,
+    iterations: u32,
+    status: Status,
+}
+
+impl Solved {
+    /// A closed form.
+    fn closed(threshold: f64) -> Self {
+        Solved {
+            threshold,
+            iterations: 0,
+            status: Status::Ok,
+        }
+    }
+
+    /// A root find that left `residual` = |sum q - 1| before the last normalisation.
+    fn iterated(threshold: f64, iterations: u32, residual: f64) -> Self {
+        let status = if residual <= 1e-9 {
+            Status::Ok
+        } else {
+            Status::ReducedAccuracy
+        };
+        Solved {
+            threshold,
+            iterations,
+            status,
+        }
+    }
+}
+
+/// The coverage term of a plan with the numbers of one row: `beta_bar * sum w_i (1 - (1 - q_i)^budget)`.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    beta_bar: f64,
+    budget: f64,
+}
+
+/// Solves one row; the distribution stays in the workspace. Never panics on any input.
+pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
+    try_solve(plan, row, ws).unwrap_or_else(|status| {
+        ws.face.clear();
+        ws.answer.clear();
+        Outcome::failed(status)
+    })
+}
+
+fn try_solve(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<Outcome, Status> {
+    let Workspace {
+        prepared,
+        keep,
+        weights,
+        face,
+        answer,
+        scratch,
+    } = ws;
+    prepared.load(plan, row)?;
+    weights.clear();
+    let term = match coverage_of(&plan.objective) {
+        Some(coverage) => {
+            weights::measure(
+                &coverage.weights,
+                row.weights,
+                plan.temperature,
+                prepared,
+                scratch,
+                weights,
+            )?;
+            let budget = row.budget.unwrap_or(coverage.budget).max(1);
+            Term {
+                beta_bar: coverage.beta_bar,
+                budget: f64::from(budget),
+            }
+        }
+        None => Term {
+            beta_bar: 0.0,
+            budget: 1.0,
+        },
+    };
+    support::intersect(&plan.supports, plan.temperature, prepared, &mut scratch.ranked, keep);
+    face.gather(plan, prepared, keep, weights);
+    let solved = dispatch(&plan.objective, face, term, scratch, answer);
+    Ok(stats::outcome(&plan.objective, face, term, answer, &solved))
+}
+
+/// One file per solver.
+fn dispatch(objective: &Objective, face: &Face, term: Term, scratch: &mut Scratch, answer: &mut Answer) -> Solved {
+    match *objective {
+        Objective::Argmax => argmax::solve(face, |i| face.l[i], answer),
+        Objective::Softmax { lam } => softmax::entropic(lam, face, answer),
+        Objective::AnchoredSoftmax { lam } => softmax::anchored(lam, face, answer),
+        Objective::Quadratic { lam } => threshold::quadratic(lam, face, scratch, answer),
+        Objective::Tsallis { lam, alpha: 2.0 } => {
+            let solved = threshold::quadratic(lam, face, scratch, answer);
+            Solved {
+                threshold: solved.threshold + 0.5 * lam,
+                ..solved
+            }
+        }
+        Objective::Tsallis { lam, alpha: 1.5 } => threshold::entmax15(lam, face, scratch, answer),
+        Objective::Tsallis { lam, alpha } if alpha < 2.0 => tsallis::flat(lam, alpha, face, scratch, answer),
+        Objective::Tsallis { lam, alpha } => tsallis::steep(lam, alpha, face, scratch, answer),
+        Objective::Coverage { lam, .. } if lam > 0.0 => coverage::solve(lam, term, face, scratch, answer),
+        Objective::Coverage { .. } => waterfill::solve(term, face, scratch, answer),
+        Objective::Mirror { lam, steps, eta, .. } => mirror::solve(lam, term, steps, eta, face, answer),
+    }
+}
+
+fn coverage_of(objective: &Objective) -> Option<&Coverage> {
+    match objective {
+        Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } => Some(coverage),
+        _ => None,
+    }
+}

@@ -1,0 +1,42 @@
+//! Faces of the simplex: which of the allowed tokens each support keeps.
+//!
+//! Every rule is measured on all allowed tokens, whatever the other rules drop, so supports commute.
+
+mod cutoff;
+pub(crate) mod rank;
+
+use crate::math;
+use crate::plan::{Rule, Support};
+use crate::prepare::Prepared;
+use rank::Ranked;
+
+/// Sets `keep` to the intersection of the supports; never empty, since every rule keeps the best token.
+pub(crate) fn intersect(
+    supports: &[Support],
+    temperature: f64,
+    prepared: &Prepared,
+    ranked: &mut Vec<Ranked>,
+    keep: &mut Vec<bool>,
+) {
+    keep.clear();
+    keep.resize(prepared.x.len(), true);
+    for &Support { rule, raw } in supports {
+        let (x, p) = (&prepared.x, prepared.probs(raw));
+        match rule {
+            Rule::TopK(k) => rank::top_k(k, x, ranked, keep),
+            Rule::TopP(mass) => rank::top_p(mass, x, p, ranked, keep),
+            Rule::MinP(rho) if rho <= 0.0 => {}
+            Rule::MinP(rho) => {
+                let temperature = if raw { 1.0 } else { temperature };
+                let least = x[prepared.best] + temperature * math::ln(rho);
+                cutoff::at_least(least, x, keep);
+            }
+            Rule::TopNSigma(n) => cutoff::top_n_sigma(n, x, x[prepared.best], keep),
+            Rule::PLess => cutoff::p_less(p, keep),
+            Rule::Epsilon(eps) => cutoff::at_least(eps, p, keep),
+            Rule::Eta(eps) => cutoff::eta(eps, p, keep),
+        }
+        // True of every rule in exact arithmetic; rounding (and rho > 1) must not break it.
+        keep[prepared.best] = true;
+    }
+}

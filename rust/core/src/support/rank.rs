@@ -1,0 +1,88 @@
+//! Rules on the order of the tokens, and the selection that finds a prefix of an order without sorting.
+
+use std::cmp::Ordering;
+
+/// A token of a compact set with the value that ranks it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ranked {
+    /// The larger the earlier.
+    pub(crate) value: f64,
+    /// Position in the compact set, hence ascending in the token id.
+    pub(crate) index: u32,
+}
+
+impl Ranked {
+    /// Value descending, index ascending. Values are not NaN; 0 and -0 tie.
+    pub(crate) fn order(&self, other: &Ranked) -> Ordering {
+        other
+            .value
+            .partial_cmp(&self.value)
+            .unwrap_or(Ordering::Equal)
+            .then(self.index.cmp(&other.index))
+    }
+}
+
+/// Fills `ranked` with the values.
+pub(crate) fn rank(values: &[f64], ranked: &mut Vec<Ranked>) {
+    ranked.clear();
+    ranked.extend(values.iter().zip(0..).map(|(&value, index)| Ranked { value, index }));
+}
+
+/// The length of the longest prefix of the order whose last token `fits`, moved to the front of `items` (unsorted).
+///
+/// `fits(prefix, fresh)` says whether the last item of `prefix` belongs; it must be monotone: true, then false, along
+/// the order. `prefix[..fresh]` were accepted by an earlier call, so an additive measure need only look at the rest.
+/// Each step halves the undecided part with a linear-time selection: O(n) for a measure that looks at the fresh items.
+pub(crate) fn prefix(items: &mut [Ranked], mut fits: impl FnMut(&[Ranked], usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, items.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        items[low..high].select_nth_unstable_by(middle - low, Ranked::order);
+        if fits(&items[..=middle], low) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+/// Exactly the first k in order.
+pub(super) fn top_k(k: usize, x: &[f64], ranked: &mut Vec<Ranked>, keep: &mut [bool]) {
+    let k = k.max(1);
+    if k < x.len() {
+        rank(x, ranked);
+        ranked.select_nth_unstable_by(k, Ranked::order);
+        ranked[k..].iter().for_each(|item| keep[item.index as usize] = false);
+    }
+}
+
+/// The smallest prefix with mass at least `mass`.
+///
+/// Masses are integers, `round(p 2^62)`, so that their sums do not depend on the order in which they are formed.
+pub(super) fn top_p(mass: f64, x: &[f64], p: &[f64], ranked: &mut Vec<Ranked>, keep: &mut [bool]) {
+    if mass >= 1.0 {
+        return;
+    }
+    const ONE: f64 = (1_u64 << 62) as f64;
+    let weigh = |index: usize| (p[index] * ONE).round() as u64;
+    let total: u64 = (0..p.len()).map(weigh).sum();
+    let target = (mass * total as f64).ceil() as u64;
+    rank(x, ranked);
+    let mut taken = 0_u64;
+    let count = prefix(ranked, |items, fresh| {
+        let [fresh @ .., last] = &items[fresh..] else {
+            return false;
+        };
+        let before = taken + fresh.iter().map(|item| weigh(item.index as usize)).sum::<u64>();
+        // A token belongs if what comes before it does not reach the target.
+        let fits = before < target;
+        if fits {
+            taken = before + weigh(last.index as usize);
+        }
+        fits
+    });
+    ranked[count..]
+        .iter()
+        .for_each(|item| keep[item.index as usize] = false);
+}

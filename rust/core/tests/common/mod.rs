@@ -1,0 +1,204 @@
+//! Naive references: plain formulas, full sorts, bisection. One screen each, and nothing shared with the solvers.
+#![allow(dead_code)]
+
+use optdecode_core::plan::*;
+use optdecode_core::row::{Row, Scores};
+use optdecode_core::{Outcome, Workspace, solve_row};
+
+pub fn plan(objective: Objective) -> Plan {
+    let anchor = match objective {
+        Objective::AnchoredSoftmax { .. } | Objective::Mirror { .. } => Anchor::Model,
+        Objective::Coverage { lam, .. } if lam > 0.0 => Anchor::Model,
+        _ => Anchor::None,
+    };
+    let (temperature, score_weight) = (1.0, 1.0);
+    Plan { objective, temperature, score_weight, raw_scores: false, anchor, supports: vec![], allowed: None }
+}
+
+pub fn coverage(lam: f64, beta_bar: f64, budget: u32, weights: Weights) -> Plan {
+    plan(Objective::Coverage { lam, coverage: Coverage { beta_bar, budget, weights } })
+}
+
+pub fn row(x: &[f64]) -> Row<'_> {
+    Row { scores: Scores::F64(x), mask: None, anchor: None, weights: None, budget: None }
+}
+
+/// A row solved, with the distribution scattered over the vocabulary.
+pub struct Solution {
+    pub outcome: Outcome,
+    pub face: Vec<u32>,
+    pub q: Vec<f64>,
+    pub log_q: Vec<f64>,
+}
+
+pub fn solve(plan: &Plan, row: &Row<'_>) -> Solution {
+    let mut ws = Workspace::new();
+    let outcome = solve_row(plan, row, &mut ws);
+    let mut q = vec![0.0; row.scores.len()];
+    let mut log_q = vec![f64::NEG_INFINITY; row.scores.len()];
+    assert_eq!((ws.face().len(), ws.face().len()), (ws.q().len(), ws.log_q().len()));
+    for ((&id, &value), &log) in ws.face().iter().zip(ws.q()).zip(ws.log_q()) {
+        q[id as usize] = value;
+        log_q[id as usize] = log;
+    }
+    Solution { outcome, face: ws.face().to_vec(), q, log_q }
+}
+
+pub fn total_variation(a: &[f64], b: &[f64]) -> f64 {
+    0.5 * a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f64>()
+}
+
+pub fn log_softmax(x: &[f64]) -> Vec<f64> {
+    let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total = x.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+    x.iter().map(|x| x - top - total).collect()
+}
+
+/// `d Omega / d q_i` by the formulas of the plan, `lq = log q_i`.
+pub fn marginal(objective: &Objective, lq: f64, log_r: f64, w: f64) -> f64 {
+    match objective {
+        Objective::Argmax => 0.0,
+        Objective::Softmax { lam } => lam * (lq + 1.0),
+        Objective::AnchoredSoftmax { lam } => lam * (lq - log_r + 1.0),
+        Objective::Quadratic { lam } => lam * lq.exp(),
+        Objective::Tsallis { lam, alpha } => lam * (alpha * ((alpha - 1.0) * lq).exp() - 1.0) / (alpha * (alpha - 1.0)),
+        Objective::Coverage { lam, coverage } | Objective::Mirror { lam, coverage, .. } => {
+            let kl = if *lam > 0.0 { lam * (lq - log_r + 1.0) } else { 0.0 };
+            let k = f64::from(coverage.budget);
+            let miss = if k == 1.0 { 1.0 } else { ((k - 1.0) * (-lq.exp()).ln_1p()).exp() };
+            kl - coverage.beta_bar * w * k * miss
+        }
+    }
+}
+
+/// The largest violation of the KKT conditions on the face, relative to the size of their terms: equality on tokens that
+/// matter, inequality on the others.
+pub fn kkt_violation(plan: &Plan, x: &[f64], log_r: &[f64], w: &[f64], solution: &Solution) -> f64 {
+    let eta = solution.outcome.threshold;
+    let worst = solution.face.iter().map(|&id| {
+        let i = id as usize;
+        let lq = solution.log_q[i];
+        let l = plan.score_weight * x[i] / plan.temperature;
+        let slope = if lq > f64::NEG_INFINITY || matches!(plan.objective, Objective::Tsallis { .. }) {
+            marginal(&plan.objective, lq, log_r[i], w[i])
+        } else {
+            marginal(&plan.objective, f64::NEG_INFINITY, log_r[i], w[i])
+        };
+        let scale = 1.0 + l.abs() + slope.abs() + eta.abs();
+        let excess = (l - slope - eta) / scale;
+        if solution.q[i] > 0.0 { excess.abs() } else { excess.max(0.0) }
+    });
+    worst.fold(0.0, f64::max)
+}
+
+/// The Frank-Wolfe gap: an upper bound of how far the objective is from its maximum on the face.
+pub fn gap(plan: &Plan, x: &[f64], log_r: &[f64], w: &[f64], solution: &Solution) -> f64 {
+    let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let gradient = |i: usize| plan.score_weight * ((x[i] - top) / plan.temperature)
+        - marginal(&plan.objective, solution.log_q[i], log_r[i], w[i]);
+    let face = || solution.face.iter().map(|&id| id as usize);
+    let best = face().map(gradient).fold(f64::NEG_INFINITY, f64::max);
+    best - face().filter(|&i| solution.q[i] > 0.0).map(|i| solution.q[i] * gradient(i)).sum::<f64>()
+}
+
+/// Bisection for a decreasing function.
+pub fn bisect(mut low: f64, mut high: f64, f: impl Fn(f64) -> f64) -> f64 {
+    loop {
+        let middle = low + 0.5 * (high - low);
+        if !(low < middle && middle < high) {
+            return middle;
+        }
+        if f(middle) > 0.0 { low = middle } else { high = middle }
+    }
+}
+
+/// Sparsemax of `z` by a full sort.
+pub fn sparsemax(z: &[f64]) -> Vec<f64> {
+    let mut sorted = z.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let (mut sum, mut tau) = (0.0, 0.0);
+    for (k, &value) in sorted.iter().enumerate() {
+        sum += value;
+        if 1.0 + (k as f64 + 1.0) * value > sum {
+            tau = (sum - 1.0) / (k as f64 + 1.0);
+        }
+    }
+    z.iter().map(|z| (z - tau).max(0.0)).collect()
+}
+
+/// Tsallis entmax of `z` by bisection.
+pub fn entmax(z: &[f64], alpha: f64) -> Vec<f64> {
+    let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let q = |z: f64, mu: f64| (1.0 + (alpha - 1.0) * (z - top - mu)).max(0.0).powf(1.0 / (alpha - 1.0));
+    let mu = bisect(0.0, 1.0 / (alpha - 1.0), |mu| z.iter().map(|&z| q(z, mu)).sum::<f64>() - 1.0);
+    z.iter().map(|&z| q(z, mu)).collect()
+}
+
+/// Best-of-K by bisection in bisection.
+pub fn best_of_k(l: &[f64], log_r: &[f64], lam: f64, beta_bar: f64, w: &[f64], k: f64) -> Vec<f64> {
+    let c = |i: usize| l[i] / lam + log_r[i];
+    let a = |i: usize| beta_bar * w[i] * k / lam;
+    let u = |i: usize, nu: f64| {
+        bisect(-800.0, 0.0, |u| c(i) - nu - u + a(i) * ((k - 1.0) * (-u.exp_m1()).ln()).exp())
+    };
+    let top = (0..l.len()).map(c).fold(f64::NEG_INFINITY, f64::max);
+    let high = (0..l.len()).map(|i| c(i) + a(i)).fold(f64::NEG_INFINITY, f64::max) + (l.len() as f64).ln();
+    let nu = bisect(top, high, |nu| (0..l.len()).map(|i| u(i, nu).exp()).sum::<f64>() - 1.0);
+    (0..l.len()).map(|i| u(i, nu).exp()).collect()
+}
+
+/// Waterfilling by bisection for y, nu = max l + e^y.
+pub fn waterfill(l: &[f64], beta_bar: f64, w: &[f64], k: f64) -> Vec<f64> {
+    let a = |i: usize| beta_bar * w[i] * k;
+    let top = l.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let q = |i: usize, y: f64| (1.0 - (((top - l[i]) + y.exp()) / a(i)).powf(1.0 / (k - 1.0))).max(0.0);
+    let high = (0..l.len()).map(|i| l[i] + a(i)).fold(f64::NEG_INFINITY, f64::max);
+    let y = bisect(-700.0, (high - top).ln(), |y| (0..l.len()).map(|i| q(i, y)).sum::<f64>() - 1.0);
+    (0..l.len()).map(|i| q(i, y)).collect()
+}
+
+/// A generator good enough for test data.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+
+    pub fn normals(&mut self, n: usize, scale: f64) -> Vec<f64> {
+        (0..n).map(|_| scale * self.normal()).collect()
+    }
+}
+
+/// Rows that break naive code, all finite.
+pub fn adversarial() -> Vec<(&'static str, Vec<f64>)> {
+    let mut rng = Rng(7);
+    let cauchy = (0..257).map(|_| (std::f64::consts::PI * (rng.uniform() - 0.5)).tan()).collect();
+    let mut one_hot = vec![0.0; 64];
+    one_hot[17] = 1e30;
+    vec![
+        ("one token", vec![3.5]),
+        ("one huge token", vec![-1e30]),
+        ("all equal", vec![2.0; 100]),
+        ("all equal and huge", vec![1e30; 33]),
+        ("ties at the top", vec![1.0, 5.0, 5.0, 5.0, 0.0, 5.0, -3.0]),
+        ("two levels", (0..50).map(|i| f64::from(i % 2)).collect()),
+        ("one hot", one_hot),
+        ("plus and minus 1e30", vec![1e30, -1e30, 0.0, 1e30, 1.0, -1.0]),
+        ("largest floats", vec![f64::MAX, f64::MIN, 0.0, 1e300]),
+        ("denormals", vec![5e-324, 0.0, -5e-324, 1e-310, -0.0]),
+        ("near ties", vec![1.0, 1.0 + f64::EPSILON, 1.0 - f64::EPSILON, 1.0]),
+        ("cauchy", cauchy),
+        ("normal", rng.normals(500, 4.0)),
+        ("geometric", (0..60).map(|i| -0.5_f64.powi(i)).collect()),
+        ("steps of one half", (0..200).map(|i| -0.5 * f64::from(i)).collect()),
+    ]
+}

@@ -1,0 +1,341 @@
+//! The arrays of a call: checked with the GIL held, then seen as plain slices, row by row, without it.
+//!
+//! Nothing is copied. The caller must not write to an array while a call reads it (as with any NumPy function that
+//! releases the GIL).
+
+use half::slice::HalfBitsSliceExt;
+use half::{bf16, f16};
+use numpy::ndarray::ArrayView2;
+use numpy::{
+    Element, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
+    PyUntypedArray, PyUntypedArrayMethods,
+};
+use optdecode_core::plan::{Anchor, Objective, Plan, Weights};
+use optdecode_core::row::{Mask, Row, Scores};
+use pyo3::exceptions::PyMemoryError;
+use pyo3::prelude::*;
+
+use crate::errors::{type_, value};
+
+/// The arguments that `solve` and `sample` share; keeps the arrays borrowed.
+pub(crate) struct Arguments<'py> {
+    logits: Logits<'py>,
+    mask: Option<MaskArray<'py>>,
+    anchor: Option<PyReadonlyArray2<'py, f64>>,
+    weights: Option<PyReadonlyArray2<'py, f64>>,
+    budget: Option<PyReadonlyArray1<'py, u32>>,
+    pub(crate) rows: usize,
+    pub(crate) vocabulary: usize,
+}
+
+enum Logits<'py> {
+    F64(PyReadonlyArray2<'py, f64>),
+    F32(PyReadonlyArray2<'py, f32>),
+    F16(PyReadonlyArray2<'py, u16>),
+    Bf16(PyReadonlyArray2<'py, u16>),
+}
+
+enum MaskArray<'py> {
+    Flags(PyReadonlyArray2<'py, bool>),
+    Bits(PyReadonlyArray2<'py, u32>),
+}
+
+impl<'py> Arguments<'py> {
+    pub(crate) fn new(
+        logits: &Bound<'py, PyAny>,
+        dtype: &str,
+        mask: Option<&Bound<'py, PyAny>>,
+        anchor: Option<&Bound<'py, PyAny>>,
+        weights: Option<&Bound<'py, PyAny>>,
+        budget: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Self> {
+        let shape = untyped("logits", logits, 2)?.shape().to_vec();
+        let [rows, vocabulary] = [shape[0], shape[1]];
+        if vocabulary == 0 || vocabulary > u32::MAX as usize {
+            return Err(value(format!(
+                "logits must be (B, V) with 1 <= V < 2**32; got ({rows}, {vocabulary})"
+            )));
+        }
+        let logits = match dtype {
+            "f64" => Logits::F64(matrix("logits", logits)?),
+            "f32" => Logits::F32(matrix("logits", logits)?),
+            "f16" => Logits::F16(matrix("logits", logits)?),
+            "bf16" => Logits::Bf16(matrix("logits", logits)?),
+            _ => {
+                return Err(value(format!(
+                    "dtype must be one of f64, f32, f16, bf16; got {dtype:?}"
+                )));
+            }
+        };
+        let per_token = |name, array: Option<&Bound<'py, PyAny>>| -> PyResult<_> {
+            let Some(array) = array else { return Ok(None) };
+            let array: PyReadonlyArray2<'py, f64> = matrix(name, array)?;
+            check_shape(name, &array, rows, Some(vocabulary))?;
+            Ok(Some(array))
+        };
+        Ok(Arguments {
+            logits,
+            mask: mask.map(|mask| MaskArray::new(mask, rows, vocabulary)).transpose()?,
+            anchor: per_token("anchor", anchor)?,
+            weights: per_token("weights", weights)?,
+            budget: budget.map(|budget| budgets(budget, rows)).transpose()?,
+            rows,
+            vocabulary,
+        })
+    }
+
+    /// Checks what a plan needs of the arrays; `row` is the row of a batch with a plan a row.
+    pub(crate) fn check_plan(&self, plan: &Plan, row: Option<usize>) -> PyResult<()> {
+        let place = || row.map_or(String::new(), |row| format!(" (row {row})"));
+        let vocabulary = self.vocabulary;
+        if plan.anchor == Anchor::Given && self.anchor.is_none() {
+            return Err(value(format!(
+                "the plan's anchor is 'given', but anchor is None{}",
+                place()
+            )));
+        }
+        if let Some(&last) = plan.allowed.as_ref().and_then(|ids| ids.last())
+            && last as usize >= vocabulary
+        {
+            return Err(value(format!(
+                "the plan allows token {last}, but V = {vocabulary}{}",
+                place()
+            )));
+        }
+        if let Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } = &plan.objective
+            && let Weights::Array(values) = &coverage.weights
+            && self.weights.is_none()
+            && values.len() != vocabulary
+        {
+            let length = values.len();
+            return Err(value(format!(
+                "the plan's weights have length {length}, but V = {vocabulary}{}",
+                place()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether the logits are float64, hence the probabilities that come back.
+    pub(crate) fn is_double(&self) -> bool {
+        matches!(self.logits, Logits::F64(_))
+    }
+
+    /// The rows, free of Python.
+    pub(crate) fn batch(&self) -> PyResult<Batch<'_>> {
+        Ok(Batch {
+            scores: match &self.logits {
+                Logits::F64(array) => ScoreRows::F64(array.as_array()),
+                Logits::F32(array) => ScoreRows::F32(array.as_array()),
+                Logits::F16(array) => ScoreRows::F16(array.as_array()),
+                Logits::Bf16(array) => ScoreRows::Bf16(array.as_array()),
+            },
+            mask: self.mask.as_ref().map(|mask| match mask {
+                MaskArray::Flags(array) => MaskRows::Flags(array.as_array()),
+                MaskArray::Bits(array) => MaskRows::Bits(array.as_array()),
+            }),
+            anchor: self.anchor.as_ref().map(|array| array.as_array()),
+            weights: self.weights.as_ref().map(|array| array.as_array()),
+            budget: self.budget.as_ref().map(|array| array.as_slice()).transpose()?,
+        })
+    }
+}
+
+impl<'py> MaskArray<'py> {
+    fn new(mask: &Bound<'py, PyAny>, rows: usize, vocabulary: usize) -> PyResult<Self> {
+        let array = untyped("mask", mask, 2)?;
+        let dtype = array.dtype();
+        if dtype.is_equiv_to(&numpy::dtype::<bool>(mask.py())) {
+            let flags = matrix("mask", mask)?;
+            check_shape("a bool mask", &flags, rows, Some(vocabulary))?;
+            Ok(MaskArray::Flags(flags))
+        } else if dtype.is_equiv_to(&numpy::dtype::<u32>(mask.py())) {
+            let bits = matrix("mask", mask)?;
+            check_shape("a packed mask", &bits, rows, None)?;
+            Ok(MaskArray::Bits(bits))
+        } else {
+            Err(type_(format!(
+                "mask must be bool (B or 1, V) or uint32 (B or 1, W); got {dtype}"
+            )))
+        }
+    }
+}
+
+/// The rows of a call.
+pub(crate) struct Batch<'a> {
+    scores: ScoreRows<'a>,
+    mask: Option<MaskRows<'a>>,
+    anchor: Option<ArrayView2<'a, f64>>,
+    weights: Option<ArrayView2<'a, f64>>,
+    budget: Option<&'a [u32]>,
+}
+
+enum ScoreRows<'a> {
+    F64(ArrayView2<'a, f64>),
+    F32(ArrayView2<'a, f32>),
+    F16(ArrayView2<'a, u16>),
+    Bf16(ArrayView2<'a, u16>),
+}
+
+enum MaskRows<'a> {
+    Flags(ArrayView2<'a, bool>),
+    Bits(ArrayView2<'a, u32>),
+}
+
+impl Batch<'_> {
+    /// What row `row` brings; `plan` because only a plan with a given anchor sees the anchor.
+    pub(crate) fn row(&self, row: usize, plan: &Plan) -> Row<'_> {
+        Row {
+            scores: match &self.scores {
+                ScoreRows::F64(rows) => Scores::F64(slice(rows, row)),
+                ScoreRows::F32(rows) => Scores::F32(slice(rows, row)),
+                ScoreRows::F16(rows) => Scores::F16(slice(rows, row).reinterpret_cast::<f16>()),
+                ScoreRows::Bf16(rows) => Scores::Bf16(slice(rows, row).reinterpret_cast::<bf16>()),
+            },
+            mask: self.mask.as_ref().map(|mask| match mask {
+                MaskRows::Flags(rows) => Mask::Flags(slice(rows, row)),
+                MaskRows::Bits(rows) => Mask::Bits(slice(rows, row)),
+            }),
+            anchor: self
+                .anchor
+                .as_ref()
+                .filter(|_| plan.anchor == Anchor::Given)
+                .map(|rows| slice(rows, row)),
+            weights: self.weights.as_ref().map(|rows| slice(rows, row)),
+            budget: self.budget.map(|budget| budget[row]),
+        }
+    }
+}
+
+/// One row of what `matrix` let through; a single row serves the whole batch.
+fn slice<'a, T>(rows: &ArrayView2<'a, T>, row: usize) -> &'a [T] {
+    let row = if rows.nrows() == 1 { 0 } else { row };
+    (*rows)
+        .index_axis_move(numpy::ndarray::Axis(0), row)
+        .to_slice()
+        .unwrap_or_default()
+}
+
+fn untyped<'a, 'py>(
+    name: &str,
+    array: &'a Bound<'py, PyAny>,
+    dimensions: usize,
+) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
+    let Ok(array) = array.cast::<PyUntypedArray>() else {
+        return Err(type_(format!("{name} must be a NumPy array; got {}", array.get_type())));
+    };
+    match array.ndim() == dimensions {
+        true => Ok(array),
+        false => Err(value(format!(
+            "{name} must have {dimensions} dimensions; got {}",
+            array.ndim()
+        ))),
+    }
+}
+
+/// A 2-D array whose rows are slices: of the right type, aligned, contiguous along the last axis.
+fn matrix<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray2<'py, T>> {
+    let found = untyped(name, array, 2)?;
+    let Ok(typed) = array.cast::<PyArray2<T>>() else {
+        let wanted = numpy::dtype::<T>(array.py());
+        return Err(type_(format!(
+            "{name} must be a native {wanted} array; got {}",
+            found.dtype()
+        )));
+    };
+    let (shape, strides, item) = (typed.shape(), typed.strides(), size_of::<T>() as isize);
+    // Strides of axes with at most one element mean nothing.
+    let rows_fine = shape[0] <= 1 || (strides[0] >= 0 && strides[0] % item == 0);
+    let columns_fine = shape[1] <= 1 || strides[1] == item;
+    if !(rows_fine && columns_fine && typed.is_aligned()) && typed.len() > 0 {
+        return Err(type_(format!(
+            "{name} must be aligned, contiguous along the last axis and forward along the first; got strides \
+             {strides:?}: pass numpy.ascontiguousarray({name})"
+        )));
+    }
+    let array = typed
+        .try_readonly()
+        .map_err(|error| value(format!("{name}: {error}")))?;
+    let view = array.as_array();
+    if view.nrows() > 0 && view.row(0).to_slice().is_none() {
+        return Err(type_(format!("{name} must be contiguous along the last axis")));
+    }
+    Ok(array)
+}
+
+/// A 1-D contiguous array of the right type, one element a row.
+pub(crate) fn vector<'py, T: Element>(
+    name: &str,
+    array: &Bound<'py, PyAny>,
+    rows: usize,
+) -> PyResult<PyReadonlyArray1<'py, T>> {
+    let found = untyped(name, array, 1)?;
+    let Ok(typed) = array.cast::<PyArray1<T>>() else {
+        let wanted = numpy::dtype::<T>(array.py());
+        return Err(type_(format!(
+            "{name} must be a native {wanted} array; got {}",
+            found.dtype()
+        )));
+    };
+    if typed.len() != rows {
+        return Err(value(format!(
+            "{name} must have one element a row, {rows}; got {}",
+            typed.len()
+        )));
+    }
+    let array = typed
+        .try_readonly()
+        .map_err(|error| value(format!("{name}: {error}")))?;
+    match array.as_slice() {
+        Ok(_) => Ok(array),
+        Err(_) => Err(type_(format!("{name} must be contiguous and aligned"))),
+    }
+}
+
+fn budgets<'py>(budget: &Bound<'py, PyAny>, rows: usize) -> PyResult<PyReadonlyArray1<'py, u32>> {
+    let array: PyReadonlyArray1<'py, u32> = vector("budget", budget, rows)?;
+    match array.as_array().iter().position(|&budget| budget == 0) {
+        Some(row) => Err(value(format!("budget must be >= 1; row {row} has 0"))),
+        None => Ok(array),
+    }
+}
+
+fn check_shape<T: Element>(
+    name: &str,
+    array: &PyReadonlyArray2<'_, T>,
+    rows: usize,
+    columns: Option<usize>,
+) -> PyResult<()> {
+    let &[found_rows, found_columns] = array.shape() else {
+        return Err(value(format!("{name} must be 2-D")));
+    };
+    if (found_rows == rows || found_rows == 1) && columns.is_none_or(|columns| found_columns == columns) {
+        return Ok(());
+    }
+    let columns = columns.map_or("W".to_owned(), |columns| columns.to_string());
+    Err(value(format!(
+        "{name} must be ({rows} or 1, {columns}); got ({found_rows}, {found_columns})"
+    )))
+}
+
+/// Raises MemoryError where NumPy could not allocate `count` elements of `size` bytes, since rust-numpy would panic.
+pub(crate) fn check_memory(count: Option<usize>, size: usize) -> PyResult<()> {
+    const PROBE_FROM: usize = 1 << 30;
+    let fits = |bytes: usize| bytes < PROBE_FROM || Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+    match count.and_then(|count| count.checked_mul(size)).is_some_and(fits) {
+        true => Ok(()),
+        false => Err(PyMemoryError::new_err("cannot allocate the result")),
+    }
+}
+
+/// Tokens from which on a call lets other Python threads run; below, that would cost more than the work.
+const DETACH_THRESHOLD: usize = 1 << 12;
+
+/// Runs a kernel, without the GIL if it is worth it.
+pub(crate) fn detached<T: Send>(py: Python<'_>, tokens: usize, kernel: impl FnOnce() -> T + Send) -> T {
+    if tokens < DETACH_THRESHOLD {
+        kernel()
+    } else {
+        py.detach(kernel)
+    }
+}

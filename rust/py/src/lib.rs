@@ -1,0 +1,74 @@
+//! `optdecode._core`: NumPy arrays in and out of `optdecode-core`, errors, the GIL and the thread pool; no maths.
+
+mod arrays;
+mod errors;
+mod plan;
+mod pool;
+mod sample;
+mod solve;
+
+use pyo3::prelude::*;
+
+/// The compiled core of optdecode: rows of logits in CPU memory, solved and drawn.
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use crate::plan::Plan;
+    #[pymodule_export]
+    use crate::pool::{num_threads, set_num_threads};
+    #[pymodule_export]
+    use crate::sample::{philox4x32_10, row_seeds, sample};
+    #[pymodule_export]
+    use crate::solve::solve;
+
+    #[pymodule_export]
+    use crate::build_info;
+}
+
+/// Version, build profile, instruction set in use, threads and target of this build; bad environment variables do not
+/// raise here: what is wrong with them stands in place of what they set.
+#[pyfunction]
+fn build_info(py: Python<'_>) -> PyResult<Bound<'_, pyo3::types::PyDict>> {
+    use std::env::consts::{ARCH, OS};
+
+    errors::guard(|| {
+        let info = pyo3::types::PyDict::new(py);
+        info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+        info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+        match level() {
+            Ok(level) => info.set_item("level", level)?,
+            Err(error) => info.set_item("level", error.value(py).to_string())?,
+        }
+        match pool::known_default() {
+            Ok(threads) => info.set_item("threads", threads)?,
+            Err(error) => info.set_item("threads", error.value(py).to_string())?,
+        }
+        info.set_item("target", format!("{ARCH}-{OS}"))?;
+        Ok(info)
+    })
+}
+
+/// Instruction sets that this build has kernels for, best last.
+const BUILT_LEVELS: [&str; 1] = ["scalar"];
+const KNOWN_LEVELS: [&str; 4] = ["scalar", "avx2", "avx512", "neon"];
+
+/// The instruction set in use: what `OPTDECODE_FORCE_LEVEL` asks for, else the best.
+pub(crate) fn level() -> PyResult<&'static str> {
+    // Read at every call, as kernels cost far more, so that no state survives a fork or hides an error.
+    let Some(wanted) = std::env::var_os("OPTDECODE_FORCE_LEVEL").filter(|value| !value.is_empty()) else {
+        return Ok(BUILT_LEVELS[BUILT_LEVELS.len() - 1]);
+    };
+    let wanted = wanted.to_string_lossy();
+    if let Some(level) = BUILT_LEVELS.iter().find(|level| **level == wanted) {
+        return Ok(level);
+    }
+    let trouble = if KNOWN_LEVELS.contains(&&*wanted) {
+        "is not built into this version"
+    } else {
+        "is unknown"
+    };
+    Err(errors::value(format!(
+        "OPTDECODE_FORCE_LEVEL={wanted} {trouble}; available: {}",
+        BUILT_LEVELS.join(", ")
+    )))
+}

@@ -1,0 +1,184 @@
+//! `Plan`: the core's plan, built once from Python's and checked number by number.
+
+use numpy::PyReadonlyArray1;
+use optdecode_core::plan::{self, Anchor, Coverage, Objective, Rule, Support, Weights};
+use pyo3::prelude::*;
+
+use crate::errors::{guard, integer, value};
+
+/// One distribution problem with its parameters, checked and immutable.
+#[pyclass(frozen, module = "optdecode._core")]
+pub(crate) struct Plan {
+    pub(crate) plan: plan::Plan,
+}
+
+/// (rule, value, measured on raw logits).
+type RuleTuple = (String, f64, bool);
+
+#[pymethods]
+impl Plan {
+    #[new]
+    #[pyo3(signature = (kind, *, temperature, score_weight, raw_scores, lam, alpha, beta_bar, budget, weights,
+                        weight_values, weight_supports, anchor, steps, eta, supports, allowed))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        kind: &str,
+        temperature: f64,
+        score_weight: f64,
+        raw_scores: bool,
+        lam: f64,
+        alpha: f64,
+        beta_bar: f64,
+        budget: &Bound<'_, PyAny>,
+        weights: &str,
+        weight_values: Option<PyReadonlyArray1<'_, f64>>,
+        weight_supports: Vec<RuleTuple>,
+        anchor: &str,
+        steps: &Bound<'_, PyAny>,
+        eta: Option<f64>,
+        supports: Vec<RuleTuple>,
+        allowed: Option<PyReadonlyArray1<'_, u32>>,
+    ) -> PyResult<Self> {
+        guard(|| {
+            let coverage = || -> PyResult<Coverage> {
+                Ok(Coverage {
+                    beta_bar: number("beta_bar", beta_bar, "finite and >= 0", |x| x >= 0.0)?,
+                    budget: integer("budget", budget, 1, u64::from(u32::MAX))? as u32,
+                    weights: coverage_weights(weights, weight_values.as_ref(), &weight_supports)?,
+                })
+            };
+            let positive_lam = || number("lam", lam, "finite and > 0", |x| x > 0.0);
+            let anchor = match anchor {
+                "none" => Anchor::None,
+                "model" => Anchor::Model,
+                "given" => Anchor::Given,
+                _ => return Err(one_of("anchor", anchor, &["none", "model", "given"])),
+            };
+            if anchor == Anchor::None && matches!(kind, "anchored_softmax" | "coverage_dual" | "mirror") {
+                return Err(value(format!("{kind} needs anchor 'model' or 'given'; got 'none'")));
+            }
+            let objective = match kind {
+                "argmax" => Objective::Argmax,
+                "softmax" | "face_softmax" => Objective::Softmax { lam: positive_lam()? },
+                "anchored_softmax" => Objective::AnchoredSoftmax { lam: positive_lam()? },
+                "threshold_quadratic" => Objective::Quadratic { lam: positive_lam()? },
+                "threshold_tsallis" => Objective::Tsallis {
+                    lam: positive_lam()?,
+                    alpha: number("alpha", alpha, "finite and > 1", |x| x > 1.0)?,
+                },
+                "coverage_dual" => Objective::Coverage {
+                    lam: positive_lam()?,
+                    coverage: coverage()?,
+                },
+                "coverage_waterfill" => Objective::Coverage {
+                    lam: number("lam", lam, "0", |x| x == 0.0)?,
+                    coverage: coverage()?,
+                },
+                "mirror" => Objective::Mirror {
+                    lam: number("lam", lam, "finite and >= 0", |x| x >= 0.0)?,
+                    coverage: coverage()?,
+                    steps: integer("steps", steps, 1, u64::from(u32::MAX))? as u32,
+                    eta: eta
+                        .map(|eta| number("eta", eta, "finite and > 0", |x| x > 0.0))
+                        .transpose()?,
+                },
+                _ => return Err(one_of("kind", kind, &KINDS)),
+            };
+            let plan = plan::Plan {
+                objective,
+                temperature: number("temperature", temperature, "finite and > 0", |x| x > 0.0)?,
+                score_weight: number("score_weight", score_weight, "finite", |_| true)?,
+                raw_scores,
+                anchor,
+                supports: supports.iter().map(support).collect::<PyResult<_>>()?,
+                allowed: allowed.as_ref().map(allowed_ids).transpose()?,
+            };
+            Ok(Plan { plan })
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<optdecode._core.Plan {:?}>", self.plan.objective)
+    }
+}
+
+const KINDS: [&str; 9] = [
+    "argmax",
+    "softmax",
+    "face_softmax",
+    "anchored_softmax",
+    "threshold_quadratic",
+    "threshold_tsallis",
+    "coverage_dual",
+    "coverage_waterfill",
+    "mirror",
+];
+
+fn number(name: &str, number: f64, allowed: &str, check: impl Fn(f64) -> bool) -> PyResult<f64> {
+    let fine = number.is_finite() && check(number);
+    fine.then_some(number)
+        .ok_or_else(|| value(format!("{name} must be {allowed}; got {number}")))
+}
+
+fn one_of(name: &str, given: &str, names: &[&str]) -> PyErr {
+    value(format!("{name} must be one of {}; got {given:?}", names.join(", ")))
+}
+
+fn coverage_weights(
+    weights: &str,
+    values: Option<&PyReadonlyArray1<'_, f64>>,
+    supports: &[RuleTuple],
+) -> PyResult<Weights> {
+    Ok(match weights {
+        "model" => Weights::Model,
+        "uniform" => Weights::Uniform,
+        "rank" => Weights::Rank,
+        "support" => Weights::Support(supports.iter().map(support).collect::<PyResult<_>>()?),
+        "array" => {
+            let values = values
+                .ok_or_else(|| value("weights='array' needs weight_values"))?
+                .as_array()
+                .to_vec();
+            if let Some(bad) = values.iter().find(|w| !(w.is_finite() && **w >= 0.0)) {
+                return Err(value(format!("weight_values must be finite and >= 0; got {bad}")));
+            }
+            Weights::Array(values)
+        }
+        _ => {
+            return Err(one_of(
+                "weights",
+                weights,
+                &["model", "uniform", "rank", "support", "array"],
+            ));
+        }
+    })
+}
+
+fn support((rule, x, raw): &RuleTuple) -> PyResult<Support> {
+    let not_nan = |fine: bool, allowed: &str| match fine {
+        true => Ok(*x),
+        false => Err(value(format!("{rule} must be {allowed}; got {x}"))),
+    };
+    let rule = match rule.as_str() {
+        "top_k" => Rule::TopK(not_nan(*x >= 1.0 && x.fract() == 0.0, "an integer >= 1")? as usize),
+        "top_p" => Rule::TopP(not_nan(*x > 0.0, "> 0")?),
+        "min_p" => Rule::MinP(not_nan(*x <= 1.0, "<= 1")?),
+        "top_n_sigma" => Rule::TopNSigma(not_nan(*x >= 0.0 && x.is_finite(), "finite and >= 0")?),
+        "p_less" => Rule::PLess,
+        "epsilon" => Rule::Epsilon(not_nan(*x >= 0.0, ">= 0")?),
+        "eta" => Rule::Eta(not_nan(*x >= 0.0, ">= 0")?),
+        _ => {
+            let rules = ["top_k", "top_p", "min_p", "top_n_sigma", "p_less", "epsilon", "eta"];
+            return Err(one_of("a support's rule", rule, &rules));
+        }
+    };
+    Ok(Support { rule, raw: *raw })
+}
+
+fn allowed_ids(ids: &PyReadonlyArray1<'_, u32>) -> PyResult<Vec<u32>> {
+    let ids = ids.as_array().to_vec();
+    match ids.is_sorted_by(|a, b| a < b) {
+        true => Ok(ids),
+        false => Err(value("allowed must be sorted and without duplicates")),
+    }
+}

@@ -1,0 +1,10 @@
+"""Hypothesis profiles: `fast` by default, `ci` when CI is set; HYPOTHESIS_PROFILE names one."""
+
+import os
+
+from hypothesis import settings
+
+# Deadlines measure the machine, not the code.
+settings.register_profile("fast", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))

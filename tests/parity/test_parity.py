@@ -1,0 +1,161 @@
+"""The Rust core against the float64 reference, every plan on every kind of row, and the certificates of both."""
+
+import numpy as np
+import pytest
+from decoders import all_decoders, coverage_decoders, softmax_decoders, threshold_decoders
+from rows import ROW_KINDS, make_row, make_rows
+
+import optdecode as od
+from optdecode import PlanKind
+from optdecode.backends import reference
+
+SIZES = (1, 2, 3, 8, 31, 257, 1000)
+LARGE = (4097, 32_000)
+HUGE = 262_144
+TV = {"float64": 1e-6, "float32": 1e-5}
+GAP = {"float64": 1e-6, "float32": 1e-5}
+SUM_RULES = {"top_p", "p_less", "epsilon", "eta", "top_n_sigma"}
+
+
+def solve_in_rust(decoder, rows, **arguments):
+    """Solve in Rust while the reference cannot be called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "solve", None)
+        solution = decoder(rows, **arguments)
+    assert solution.backend == "rust"
+    return solution
+
+
+def solve_reference(decoder, rows, rust):
+    """Solve by the reference; where a sum put a boundary token elsewhere, on the face that the core returned."""
+    solution = decoder(rows, backend="reference")
+    if not SUM_RULES & {rule for rule, *_ in decoder.plan.supports} or decoder.plan.kind is not PlanKind.FACE_SOFTMAX:
+        return np.asarray(solution.probs)
+    probs = np.array(solution.probs)
+    for row in np.flatnonzero((solution.support != rust.support).any(axis=-1)):
+        differing = np.asarray(solution.support[row] != rust.support[row])
+        assert_near_boundary(decoder, rows[row], differing)
+        unsupported = od.Decoder(od.Problem(decoder.problem.regularizer, temperature=decoder.problem.temperature))
+        probs[row] = unsupported(rows[row], mask=np.asarray(rust.support[row]), backend="reference").probs
+    return probs
+
+
+def assert_near_boundary(decoder, row, differing):
+    """The tokens on which the faces differ carry at most 1e-6 of the row's mass per token, or tie with the threshold."""
+    x = row[differing].astype(np.float64)
+    assert np.ptp(x) <= 1e-6 * max(1.0, np.abs(x).max()), (decoder, x)
+
+
+def assert_parity(decoder, rows):
+    dtype = rows.dtype.name
+    solution = solve_in_rust(decoder, rows)
+    assert (np.asarray(solution.status) == od.Status.OK).all(), (decoder, solution)
+    if decoder.plan.alpha <= 3.0:
+        expected = solve_reference(decoder, rows, solution)
+        distance = 0.5 * np.abs(np.asarray(solution.probs, dtype=np.float64) - expected).sum(axis=-1)
+        assert distance.max() <= TV[dtype], (decoder, dict(zip(ROW_KINDS, distance, strict=False)))
+    certificate = solution.certificate()
+    assert np.isfinite(certificate.gap).all()
+    if decoder.plan.kind.is_exact:
+        relative = np.atleast_1d(certificate.relative_gap)
+        assert relative.max() <= GAP[dtype], (decoder, dict(zip(ROW_KINDS, relative, strict=False)))
+
+
+def test_every_plan_is_covered():
+    assert {decoder.plan.kind for decoder in all_decoders()} == set(PlanKind)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("decoder", all_decoders(), ids=repr)
+def test_every_plan_on_every_row(decoder, dtype):
+    for size in SIZES:
+        assert_parity(decoder, make_rows(size, dtype, seed=1))
+
+
+@pytest.mark.parametrize("alpha", [5.0, 50.0, 1e4])
+def test_steep_tsallis_by_gap(alpha):
+    for size in SIZES:
+        for lam in (0.01, 1.0, 100.0):
+            assert_parity(od.entmax(alpha, lam), make_rows(size, seed=2))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "lm", "cauchy", "tied", "huge"])
+@pytest.mark.parametrize("size", LARGE)
+def test_larger_vocabularies(size, kind):
+    row = make_row(kind, size, "float32", seed=3)[None]
+    for decoder in (softmax_decoders()[::3] + threshold_decoders()[::4] + coverage_decoders()[::6]):
+        assert_parity(decoder, row)
+
+
+@pytest.mark.parametrize("kind", ROW_KINDS)
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        od.greedy(), od.softmax(), od.top_k(50, 0.8), od.top_p(0.95), od.min_p(0.05), od.sparsemax(), od.entmax(1.5),
+        od.entmax(1.3, 10.0), od.best_of_k(), od.best_of_k(lam=0.0, beta_bar=1.0), od.best_of_k(solver=od.MirrorAscent()),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_largest_vocabulary(decoder, kind):
+    assert_parity(decoder, make_row(kind, HUGE, "float32", seed=4)[None])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", coverage_decoders() + threshold_decoders(), ids=repr)
+def test_the_largest_vocabulary_with_every_parameter(decoder):
+    for kind in ("gaussian", "lm", "minus_inf"):
+        assert_parity(decoder, make_row(kind, HUGE, seed=5)[None])
+
+
+EXACT = [
+    decoder
+    for decoder in all_decoders()
+    if decoder.plan.kind.is_exact and decoder.plan.lam > 0 and decoder.plan.kind is not PlanKind.ARGMAX
+]
+
+
+@pytest.mark.parametrize("decoder", EXACT, ids=repr)
+def test_moving_mass_raises_the_gap(decoder):
+    """1e-3 of mass moved between tokens of the face is seen by the certificate."""
+    rows = np.stack([make_row(kind, 40, seed=6) for kind in ("gaussian", "tied", "lm")])
+    solution = decoder(rows)
+    before = solution.certificate().gap.copy()
+    face = solution._solved.face
+    for row in range(len(rows)):
+        if face[row].sum() < 2:
+            continue
+        probs = np.exp(solution._solved.log_probs[row])
+        source = int(np.argmax(probs))
+        target = next(token for token in np.flatnonzero(face[row]) if token != source)
+        probs[source] -= 1e-3
+        probs[target] += 1e-3
+        with np.errstate(divide="ignore"):
+            solution._solved.log_probs[row] = np.log(probs)
+        assert solution.certificate().gap[row] > before[row]
+
+
+@pytest.mark.parametrize("eta", [0.1, 1.0])
+def test_mirror_ascent_is_algorithm_1_step_by_step(eta):
+    """Written out in probabilities, as printed in arXiv:2602.18292, from q0 = p."""
+    row, budget, beta, lam = make_row("lm", 50, seed=7) / 3, 8, 0.5, 0.5
+    p = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+    q = p.copy()
+    for steps in range(1, 13):
+        gradient = row - lam * (np.log(q / p) + 1) + beta * lam * p * budget * (1 - q) ** (budget - 1)
+        q = q * np.exp(eta * gradient - (eta * gradient).max())
+        q /= q.sum()
+        solution = od.best_of_k(budget, beta=beta, lam=lam, solver=od.MirrorAscent(steps, eta))(row)
+        np.testing.assert_allclose(solution.probs, q, atol=1e-12)
+        assert solution.iterations == steps
+
+
+def test_automatic_step_converges_to_the_exact_optimum():
+    row = make_row("gaussian", 200, seed=8)
+    exact = od.best_of_k(8, beta=0.5, lam=0.5)(row)
+    gaps = []
+    for steps in (1, 2, 5, 20):
+        mirror = od.best_of_k(8, beta=0.5, lam=0.5, solver=od.MirrorAscent(steps, "auto"))(row)
+        gaps.append(float(mirror.certificate().gap))
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 1e-9
+    np.testing.assert_allclose(mirror.probs, exact.probs, atol=1e-9)

@@ -1,0 +1,625 @@
+"""The compiled module as such: arrays in and out, errors, threads, fork, GIL. What the numbers should be is tested
+through the decoders and against the reference backend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optdecode import _core
+
+OK, INFEASIBLE, NAN_SCORES = 0, 2, 3
+KINDS = (
+    "argmax",
+    "softmax",
+    "face_softmax",
+    "anchored_softmax",
+    "threshold_quadratic",
+    "threshold_tsallis",
+    "coverage_dual",
+    "coverage_waterfill",
+    "mirror",
+)
+
+
+def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
+    anchored = kind in ("anchored_softmax", "coverage_dual", "mirror")
+    settings: dict[str, Any] = {
+        "temperature": 1.0,
+        "score_weight": 1.0,
+        "raw_scores": False,
+        "lam": 0.0 if kind in ("argmax", "coverage_waterfill") else 0.5,
+        "alpha": 1.5,
+        "beta_bar": 0.3,
+        "budget": 4,
+        "weights": "model",
+        "weight_values": None,
+        "weight_supports": [],
+        "anchor": "model" if anchored else "none",
+        "steps": 5,
+        "eta": None,
+        "supports": [("top_k", 3, False)] if kind == "face_softmax" else [],
+        "allowed": None,
+    }
+    return _core.Plan(kind, **(settings | changes))
+
+
+SOFTMAX = make_plan(lam=1.0)
+
+
+def solve(plan: _core.Plan, logits: np.ndarray, dtype: str | None = None, **given: Any) -> tuple[np.ndarray, ...]:
+    tag = dtype or {"float64": "f64", "float32": "f32"}[logits.dtype.name]
+    optional = [given.pop(name, None) for name in ("mask", "anchor", "weights", "budget")]
+    threads = given.pop("threads", 1)
+    assert not given
+    return _core.solve(plan, logits, tag, *optional, threads)
+
+
+def sample(
+    plans: list[_core.Plan], logits: np.ndarray, dtype: str | None = None, n: int = 1, coupling: str = "iid", **given: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tag = dtype or {"float64": "f64", "float32": "f32"}[logits.dtype.name]
+    optional = [given.pop(name, None) for name in ("mask", "anchor", "weights", "budget")]
+    rows = len(logits)
+    seeds = given.pop("seeds", np.arange(rows, dtype=np.uint64))
+    positions = given.pop("positions", np.zeros(rows, dtype=np.uint64))
+    threads = given.pop("threads", 1)
+    assert not given
+    return _core.sample(plans, logits, tag, *optional, seeds, positions, n, coupling, threads)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def bf16_bits(x: np.ndarray) -> np.ndarray:
+    """Truncate; the callers' values are exact in bfloat16."""
+    return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def pack(mask: np.ndarray) -> np.ndarray:
+    rows, vocabulary = mask.shape
+    padded = np.zeros((rows, -(-vocabulary // 32) * 32), dtype=bool)
+    padded[:, :vocabulary] = mask
+    return np.packbits(padded, axis=1, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def run_script(script: str, timeout: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    env = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, check=False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240607)
+
+
+# ---------------------------------------------------------------- generator
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0,) * 4, (0,) * 2, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers_of_random123(
+    counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    assert _core.philox4x32_10(counter, key) == expected
+
+
+@pytest.mark.parametrize("bad", [(0, 0, 0), (0, 0, 0, -1), (0, 0, 0, 1 << 32), (0, 0, 0, 0.5), "abcd", None])
+def test_philox_rejects_bad_counters(bad: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        _core.philox4x32_10(bad, (0, 0))
+
+
+def test_row_seeds_are_the_documented_words() -> None:
+    seed = 0x0123456789ABCDEF
+    seeds = _core.row_seeds(seed, 5)
+    assert seeds.dtype == np.uint64
+    assert seeds.shape == (5,)
+    assert int(seeds[0]) == seed
+    for index in range(1, 5):
+        low, high, _, _ = _core.philox4x32_10((index, 0, 0, 1), (seed & 0xFFFFFFFF, seed >> 32))
+        assert int(seeds[index]) == low | high << 32
+    assert _core.row_seeds(seed, 0).shape == (0,)
+    assert int(_core.row_seeds((1 << 64) - 1, 1)[0]) == (1 << 64) - 1
+
+
+@pytest.mark.parametrize(("seed", "n"), [(-1, 1), (1 << 64, 1), (0, -1)])
+def test_row_seeds_rejects_what_is_out_of_range(seed: int, n: int) -> None:
+    with pytest.raises(ValueError, match="must be in"):
+        _core.row_seeds(seed, n)
+
+
+# ---------------------------------------------------------------- solve
+
+
+@pytest.mark.parametrize("tag", ["f64", "f32", "f16", "bf16"])
+def test_solve_reads_every_float_type(tag: str) -> None:
+    x = np.array([[0.5, -1.0, 2.0, 0.0], [1.5, 1.5, -8.0, -np.inf]])
+    encode: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "f64": lambda x: x,
+        "f32": lambda x: x.astype(np.float32),
+        "f16": lambda x: x.astype(np.float16).view(np.uint16),
+        "bf16": bf16_bits,
+    }
+    log_probs, probs, face, *scalars, iterations, status = solve(SOFTMAX, encode[tag](x), tag)
+    expected = np.float64 if tag == "f64" else np.float32
+    assert (log_probs.dtype, probs.dtype, face.dtype) == (expected, expected, np.bool_)
+    assert log_probs.shape == probs.shape == face.shape == x.shape
+    assert all(s.dtype == np.float64 and s.shape == (2,) for s in scalars)
+    assert (iterations.dtype, status.dtype) == (np.uint32, np.uint8)
+    np.testing.assert_allclose(probs, softmax(x), rtol=1e-6 if expected is np.float32 else 1e-13)
+    np.testing.assert_array_equal(face, np.isfinite(x))
+    np.testing.assert_array_equal(status, [OK, OK])
+    assert log_probs[1, 3] == -np.inf
+    assert probs[1, 3] == 0.0
+    _, _, entropy, kl, kept_mass = scalars
+    np.testing.assert_allclose(entropy, -(softmax(x) * np.log(np.maximum(softmax(x), 1e-300))).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(kl, 0.0, atol=1e-12)
+    np.testing.assert_allclose(kept_mass, 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_a_distribution_that_is_drawn_from(kind: str, rng: np.random.Generator) -> None:
+    plan = make_plan(kind)
+    x = rng.normal(size=(5, 40))
+    log_probs, probs, face, *_, status = solve(plan, x)
+    np.testing.assert_array_equal(status, np.zeros(5))
+    np.testing.assert_allclose(probs.sum(axis=1), 1.0, atol=1e-12)
+    assert (probs[~face] == 0).all()
+    tokens, drawn, status = sample([plan], x, n=50)
+    np.testing.assert_array_equal(status, np.zeros(5))
+    assert (np.take_along_axis(probs, tokens, axis=1) > 0).all()
+    np.testing.assert_array_equal(drawn, np.take_along_axis(log_probs, tokens, axis=1))
+
+
+def test_rows_without_a_distribution_are_marked_alone() -> None:
+    x = np.array([[0.0, 1.0], [np.nan, 0.0], [-np.inf, -np.inf], [1.0, 0.0]])
+    log_probs, probs, face, *scalars, _, status = solve(SOFTMAX, x)
+    np.testing.assert_array_equal(status, [OK, NAN_SCORES, INFEASIBLE, OK])
+    for array in (log_probs, probs, *scalars):
+        assert np.isnan(array[1:3]).all()
+        assert not np.isnan(array[[0, 3]]).any()
+    assert not face[1:3].any()
+    tokens, drawn, status = sample([SOFTMAX], x, n=2)
+    np.testing.assert_array_equal(status, [OK, NAN_SCORES, INFEASIBLE, OK])
+    np.testing.assert_array_equal(tokens[1:3], -1)
+    assert np.isnan(drawn[1:3]).all()
+    assert (tokens[[0, 3]] >= 0).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_masks_forbid_tokens(packed: bool, broadcast: bool, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(6, 70)).astype(np.float32)
+    mask = rng.random((1 if broadcast else 6, 70)) < 0.4
+    mask[:, 69] = True
+    given = pack(mask) if packed else mask
+    _, probs, face, *_ = solve(SOFTMAX, x, mask=given)
+    np.testing.assert_array_equal(face, np.broadcast_to(mask, face.shape))
+    np.testing.assert_allclose(probs, softmax(np.where(mask, x, -np.inf).astype(np.float64)), rtol=1e-6)
+    tokens, _, _ = sample([SOFTMAX], x, n=100, mask=given)
+    assert np.take_along_axis(face, tokens, axis=1).all()
+
+
+def test_a_short_packed_mask_forbids_what_lies_past_it() -> None:
+    mask = np.full((1, 1), 0xFFFFFFFF, dtype=np.uint32)
+    _, _, face, *_ = solve(SOFTMAX, np.zeros((2, 40)), mask=mask)
+    np.testing.assert_array_equal(face, np.broadcast_to(np.arange(40) < 32, (2, 40)))
+
+
+def test_anchor_weights_and_budget_are_per_row_or_broadcast(rng: np.random.Generator) -> None:
+    x, anchor, weights = rng.normal(size=(3, 9)), rng.normal(size=(3, 9)), rng.random((3, 9))
+    plan = make_plan("coverage_dual", anchor="given")
+    budget = np.array([1, 5, 9], dtype=np.uint32)
+    _, probs, *_ = solve(plan, x, anchor=anchor, weights=weights, budget=budget)
+    for i in range(3):
+        one = {"anchor": anchor[i : i + 1], "weights": weights[i : i + 1], "budget": budget[i : i + 1]}
+        np.testing.assert_array_equal(solve(plan, x[i : i + 1], **one)[1][0], probs[i])
+        shared = {"anchor": anchor[i : i + 1], "weights": weights[i : i + 1], "budget": np.repeat(budget[i], 3)}
+        np.testing.assert_array_equal(solve(plan, np.repeat(x[i : i + 1], 3, axis=0), **shared)[1], [probs[i]] * 3)
+    assert len({tuple(row) for row in solve(plan, np.repeat(x[:1], 3, axis=0), anchor=anchor)[1]}) == 3
+
+
+def test_plan_arrays_are_used() -> None:
+    x = np.zeros((1, 4))
+    allowed = make_plan(allowed=np.array([1, 3], dtype=np.uint32))
+    np.testing.assert_array_equal(solve(allowed, x)[2], [[False, True, False, True]])
+    values = np.array([0.0, 0.0, 1.0, 0.0])
+    weighted = make_plan("coverage_waterfill", weights="array", weight_values=values)
+    assert solve(weighted, x)[1][0].argmax() == 2
+    supported = make_plan("coverage_waterfill", weights="support", weight_supports=[("top_k", 1, False)])
+    assert solve(supported, x)[1][0].argmax() == 0
+
+
+def test_rows_may_be_strided_and_inputs_are_not_written_to(rng: np.random.Generator) -> None:
+    wide = rng.normal(size=(8, 50))
+    before = wide.copy()
+    wide.flags.writeable = False
+    np.testing.assert_array_equal(solve(SOFTMAX, wide[::2, 5:45])[1], solve(SOFTMAX, wide[::2, 5:45].copy())[1])
+    repeated = np.broadcast_to(wide[:1], (4, 50))
+    np.testing.assert_array_equal(solve(SOFTMAX, repeated)[1], np.repeat(solve(SOFTMAX, wide[:1])[1], 4, axis=0))
+    np.testing.assert_array_equal(solve(SOFTMAX, wide[:, :1])[1], np.ones((8, 1)))
+    np.testing.assert_array_equal(wide, before)
+
+
+def test_no_rows_is_fine() -> None:
+    log_probs, *_, status = solve(SOFTMAX, np.zeros((0, 5)), threads=2)
+    assert (log_probs.shape, status.shape) == ((0, 5), (0,))
+    tokens, _, _ = sample([], np.zeros((0, 5)), n=3, threads=2)
+    assert tokens.shape == (0, 3)
+
+
+# ---------------------------------------------------------------- sample
+
+
+def test_draws_do_not_depend_on_batch_place_or_threads(rng: np.random.Generator) -> None:
+    rows, vocabulary = 24, 3000
+    x = (3.0 * rng.normal(size=(rows, vocabulary))).astype(np.float32)
+    seeds, positions = _core.row_seeds(9, rows), rng.integers(0, 2**63, rows).astype(np.uint64)
+    plans = [make_plan(KINDS[i % len(KINDS)]) for i in range(rows)]
+    whole = sample(plans, x, n=4, seeds=seeds, positions=positions)
+    for threads in (2, 3, 0):
+        again = sample(plans, x, n=4, seeds=seeds, positions=positions, threads=threads)
+        for a, b in zip(whole, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+    order = rng.permutation(rows)
+    shuffled = sample([plans[i] for i in order], x[order], n=4, seeds=seeds[order], positions=positions[order], threads=2)
+    for a, b in zip(whole, shuffled, strict=True):
+        np.testing.assert_array_equal(a[order], b)
+    for i in range(rows):
+        alone = sample([plans[i]], x[i : i + 1], n=4, seeds=seeds[i : i + 1], positions=positions[i : i + 1])
+        for a, b in zip(whole, alone, strict=True):
+            np.testing.assert_array_equal(a[i : i + 1], b)
+
+
+def test_solutions_do_not_depend_on_threads(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(30, 2000))
+    for kind in KINDS:
+        plan = make_plan(kind)
+        for a, b in zip(solve(plan, x, threads=1), solve(plan, x, threads=2), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_iid_draws_do_not_depend_on_n_and_differ_by_seed_and_position(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(1, 1000))
+    draws = {}
+    for seed, position in [(1, 0), (2, 0), (1, 1)]:
+        given = {"seeds": np.array([seed], np.uint64), "positions": np.array([position], np.uint64)}
+        draws[seed, position] = sample([SOFTMAX], x, n=50, **given)[0]
+        np.testing.assert_array_equal(sample([SOFTMAX], x, n=7, **given)[0], draws[seed, position][:, :7])
+    assert len({tuple(tokens[0]) for tokens in draws.values()}) == 3
+
+
+def test_a_draw_is_the_documented_integer_inverse_cdf(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(40, 300))
+    probs = solve(SOFTMAX, x)[1]
+    seeds, positions = _core.row_seeds(77, 40), np.arange(40, dtype=np.uint64) << np.uint64(30)
+    tokens, _, _ = sample([SOFTMAX], x, n=3, seeds=seeds, positions=positions)
+    together, _, _ = sample([SOFTMAX], x, n=3, seeds=seeds, positions=positions, coupling="systematic")
+    for row in range(40):
+        masses = [int(np.rint(q * 2.0**62)) for q in probs[row]]
+        cumulative = np.cumsum(np.array(masses, dtype=object))
+        seed, position = int(seeds[row]), int(positions[row])
+        key, counter = (seed & 0xFFFFFFFF, seed >> 32), (position & 0xFFFFFFFF, position >> 32)
+        uniforms = []
+        for i in range(3):
+            low, high, _, _ = _core.philox4x32_10((*counter, i, 0), key)
+            uniforms.append(low | high << 32)
+        spread = [(uniforms[0] + (i << 64) // 3) % (1 << 64) for i in range(3)]
+        for got, rs in ((tokens[row], uniforms), (together[row], spread)):
+            expected = [next(i for i, c in enumerate(cumulative) if c > r * cumulative[-1] >> 64) for r in rs]
+            assert got.tolist() == expected
+
+
+def test_systematic_draws_have_the_counts_of_n_q() -> None:
+    x = np.log([[0.125, 0.5, 0.375]])
+    for seed in range(20):
+        tokens, _, _ = sample([SOFTMAX], x, n=80, coupling="systematic", seeds=np.array([seed], np.uint64))
+        # exp(log(q)) is off by an ulp, so that a boundary may fall to either side.
+        assert np.abs(np.bincount(tokens[0], minlength=3) - [10, 40, 30]).max() <= 1
+
+
+# ---------------------------------------------------------------- errors
+
+X = np.zeros((2, 4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"logits": np.zeros(4)}, ValueError, "2 dimensions"),
+        ({"logits": np.zeros((2, 2, 2))}, ValueError, "2 dimensions"),
+        ({"logits": np.zeros((2, 0))}, ValueError, "V"),
+        ({"logits": [[0.0, 1.0]]}, TypeError, "NumPy array"),
+        ({"logits": np.zeros((2, 4), np.float32)}, TypeError, "float64"),
+        ({"logits": np.zeros((2, 4), np.int64)}, TypeError, "float64"),
+        ({"logits": np.zeros((2, 4), np.dtype("f8").newbyteorder())}, TypeError, "native float64"),
+        ({"logits": np.zeros((4, 2)).T}, TypeError, "ascontiguousarray"),
+        ({"logits": np.zeros((2, 8))[:, ::2]}, TypeError, "ascontiguousarray"),
+        ({"logits": np.zeros((2, 4))[:, ::-1]}, TypeError, "ascontiguousarray"),
+        ({"logits": np.zeros((2, 4))[::-1]}, TypeError, "ascontiguousarray"),
+        ({"logits": np.zeros(65, np.uint8)[1:].view(np.float64).reshape(2, 4)}, TypeError, "aligned"),
+        (
+            {"logits": np.ndarray((2, 4), np.float64, np.zeros(80, np.uint8).data, 0, (36, 8))},
+            TypeError,
+            "ascontiguousarray",
+        ),
+        ({"dtype": "f8"}, ValueError, "dtype"),
+        ({"dtype": 64}, TypeError, "."),
+        ({"mask": np.ones((2, 5), bool)}, ValueError, "mask"),
+        ({"mask": np.ones((3, 4), bool)}, ValueError, "mask"),
+        ({"mask": np.ones(4, bool)}, ValueError, "mask"),
+        ({"mask": np.ones((3, 1), np.uint32)}, ValueError, "mask"),
+        ({"mask": np.ones((2, 1), np.int32)}, TypeError, "mask"),
+        ({"mask": "all"}, TypeError, "mask"),
+        ({"anchor": np.zeros((2, 3))}, ValueError, "anchor"),
+        ({"anchor": np.zeros((2, 4), np.float32)}, TypeError, "anchor"),
+        ({"weights": np.zeros((3, 4))}, ValueError, "weights"),
+        ({"budget": np.ones(3, np.uint32)}, ValueError, "budget"),
+        ({"budget": np.array([1, 0], np.uint32)}, ValueError, "row 1"),
+        ({"budget": np.ones(2, np.int64)}, TypeError, "budget"),
+        ({"budget": np.ones(4, np.uint32)[::2]}, TypeError, "budget"),
+        ({"threads": -1}, ValueError, "threads"),
+        ({"threads": 1 << 70}, ValueError, "threads"),
+        ({"threads": 1.5}, TypeError, "threads"),
+        ({"plan": make_plan("anchored_softmax", anchor="given")}, ValueError, "anchor"),
+        ({"plan": make_plan(allowed=np.array([4], np.uint32))}, ValueError, "token 4"),
+        (
+            {"plan": make_plan("coverage_waterfill", weights="array", weight_values=np.ones(3))},
+            ValueError,
+            "length 3",
+        ),
+        ({"plan": "softmax"}, TypeError, "."),
+    ],
+)
+def test_solve_and_sample_reject_bad_arrays(changes: dict[str, Any], error: type[Exception], words: str) -> None:
+    given = {"plan": SOFTMAX, "logits": X, "dtype": "f64"} | changes
+    with pytest.raises(error, match=words):
+        solve(**given)
+    plan = given.pop("plan")
+    two = np.zeros(2, np.uint64)
+    with pytest.raises(error, match=words):
+        sample([plan], **given, seeds=two, positions=two)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"plans": []}, ValueError, "plans"),
+        ({"plans": [SOFTMAX] * 3}, ValueError, "plans"),
+        ({"plans": [SOFTMAX, make_plan(allowed=np.array([9], np.uint32))]}, ValueError, "row 1"),
+        ({"plans": SOFTMAX}, TypeError, "."),
+        ({"seeds": np.zeros(1, np.uint64)}, ValueError, "seeds"),
+        ({"seeds": np.zeros((2, 1), np.uint64)}, ValueError, "seeds"),
+        ({"seeds": np.zeros(2, np.int64)}, TypeError, "seeds"),
+        ({"positions": np.zeros(4, np.uint64)[::2]}, TypeError, "positions"),
+        ({"n": 0}, ValueError, "n must"),
+        ({"n": 1 << 32}, ValueError, "n must"),
+        ({"n": 2.0}, TypeError, "n must"),
+        ({"coupling": "gumbel"}, ValueError, "coupling"),
+    ],
+)
+def test_sample_rejects_bad_arguments(changes: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        sample(**({"plans": [SOFTMAX], "logits": X} | changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gumbel", {}),
+        ("softmax", {"temperature": 0.0}),
+        ("softmax", {"temperature": float("nan")}),
+        ("softmax", {"score_weight": float("inf")}),
+        ("softmax", {"lam": 0.0}),
+        ("softmax", {"anchor": "p"}),
+        ("anchored_softmax", {"anchor": "none"}),
+        ("threshold_tsallis", {"alpha": 1.0}),
+        ("coverage_dual", {"budget": 0}),
+        ("coverage_dual", {"budget": -1}),
+        ("coverage_dual", {"beta_bar": -0.1}),
+        ("coverage_dual", {"weights": "p"}),
+        ("coverage_dual", {"weights": "array"}),
+        ("coverage_dual", {"weights": "array", "weight_values": np.array([0.5, -0.5])}),
+        ("coverage_dual", {"weights": "support", "weight_supports": [("top_q", 1.0, False)]}),
+        ("coverage_waterfill", {"lam": 0.1}),
+        ("mirror", {"steps": 0}),
+        ("mirror", {"eta": 0.0}),
+        ("softmax", {"supports": [("top_k", 0, False)]}),
+        ("softmax", {"supports": [("top_k", 2.5, False)]}),
+        ("softmax", {"supports": [("top_p", 0.0, False)]}),
+        ("softmax", {"supports": [("min_p", 1.5, False)]}),
+        ("softmax", {"supports": [("top_n_sigma", -1.0, False)]}),
+        ("softmax", {"supports": [("epsilon", float("nan"), False)]}),
+        ("softmax", {"allowed": np.array([3, 1], np.uint32)}),
+        ("softmax", {"allowed": np.array([1, 1], np.uint32)}),
+    ],
+)
+def test_plans_reject_bad_parameters(kind: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        make_plan(kind, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"lam": "1"}, {"supports": [("top_k", 1)]}, {"allowed": np.array([1])}, {"steps": 1.5}])
+def test_plans_reject_bad_types(changes: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        make_plan("mirror", **changes)
+
+
+# ---------------------------------------------------------------- threads, environment, fork, GIL
+
+
+def test_num_threads_is_set_and_read() -> None:
+    before = _core.num_threads()
+    assert before >= 1
+    try:
+        _core.set_num_threads(3)
+        assert _core.num_threads() == _core.build_info()["threads"] == 3
+    finally:
+        _core.set_num_threads(before)
+    for bad in (0, -2, 1 << 40):
+        with pytest.raises(ValueError, match="n must be in"):
+            _core.set_num_threads(bad)
+
+
+def test_build_info_says_what_was_built() -> None:
+    info = _core.build_info()
+    assert set(info) == {"version", "profile", "level", "threads", "target"}
+    assert info["profile"] in ("debug", "release")
+    assert info["level"] == os.environ.get("OPTDECODE_FORCE_LEVEL", "scalar")
+
+
+CALL = """
+import numpy as np
+from optdecode import _core
+plan = _core.Plan("softmax", temperature=1.0, score_weight=1.0, raw_scores=False, lam=1.0, alpha=1.0, beta_bar=0.0,
+                  budget=1, weights="model", weight_values=None, weight_supports=[], anchor="none", steps=0, eta=None,
+                  supports=[], allowed=None)
+def call(threads, rows=64, vocabulary=4096):
+    x = np.random.default_rng(0).normal(size=(rows, vocabulary)).astype(np.float32)
+    zeros = np.zeros(rows, np.uint64)
+    return _core.sample([plan], x, "f32", None, None, None, None, zeros, zeros, 1, "iid", threads)[0].sum()
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"OPTDECODE_NUM_THREADS": "many"}, "OPTDECODE_NUM_THREADS must be an integer"),
+        ({"OPTDECODE_NUM_THREADS": "0"}, "OPTDECODE_NUM_THREADS must be an integer"),
+        ({"OPTDECODE_FORCE_LEVEL": "avx2"}, "OPTDECODE_FORCE_LEVEL=avx2 is not built"),
+        ({"OPTDECODE_FORCE_LEVEL": "sse9"}, "OPTDECODE_FORCE_LEVEL=sse9 is unknown"),
+    ],
+)
+def test_bad_environment_is_an_error_at_first_use(environment: dict[str, str], words: str) -> None:
+    script = CALL + "print([v for v in _core.build_info().values() if 'OPTDECODE' in str(v)])\ncall(0)"
+    result = run_script(script, **environment)
+    assert words in result.stdout
+    assert f"ValueError: {words}" in result.stderr
+
+
+def test_environment_chooses_the_threads() -> None:
+    script = CALL + "call(0); print(_core.num_threads(), _core.build_info()['level'])"
+    result = run_script(script, OPTDECODE_NUM_THREADS="2", OPTDECODE_FORCE_LEVEL="scalar")
+    assert (result.stdout, result.returncode) == ("2 scalar\n", 0), result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_default_threads_respect_the_affinity_mask() -> None:
+    # After the import, as a launcher may do: nothing is settled before the first call that needs it.
+    script = CALL + "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(_core.num_threads())"
+    environment = {"OPTDECODE_NUM_THREADS": ""}
+    assert run_script(script, **environment).stdout == "1\n"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
+def test_small_work_and_one_thread_start_no_pool() -> None:
+    script = (
+        CALL
+        + """
+import os
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+call(4, rows=1, vocabulary=100_000), call(4, rows=8, vocabulary=100), call(1)
+assert count() == before, "a pool for nothing"
+call(4)
+assert count() == before + 4, "no pool of four"
+print("done")
+"""
+    )
+    result = run_script(script)
+    assert result.stdout == "done\n", result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_after_use_computes() -> None:
+    script = (
+        CALL
+        + """
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")
+expected = call(2)
+def child(depth):
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1] == 0
+    signal.alarm(20)
+    fine = call(2) == expected == call(3) == call(1) and (depth == 0 or child(depth - 1))
+    sys.stdout.flush()
+    os._exit(0 if fine else 1)
+assert child(1) and child(0)
+assert call(2) == expected
+print("done")
+"""
+    )
+    result = run_script(script, timeout=90.0)
+    assert result.stdout == "done\n", (result.returncode, result.stderr)
+
+
+def test_the_gil_is_released_during_a_long_call() -> None:
+    plan = make_plan("mirror", steps=400)
+    x = np.random.default_rng(0).normal(size=(1, 100_000))
+    span: list[float] = []
+
+    def work() -> None:
+        start = time.perf_counter()
+        solve(plan, x)
+        span.extend((start, time.perf_counter()))
+
+    interval = sys.getswitchinterval()
+    worker = threading.Thread(target=work)
+    ticks = []
+    try:
+        sys.setswitchinterval(1e-4)
+        worker.start()
+        while worker.is_alive():
+            ticks.append(time.perf_counter())
+            time.sleep(1e-3)
+    finally:
+        sys.setswitchinterval(interval)
+    worker.join()
+    start, end = span
+    # Within the middle of the call this thread ran; with the GIL held it could only before and after.
+    inside = [t for t in ticks if start + 0.2 * (end - start) < t < start + 0.8 * (end - start)]
+    assert end - start > 0.02, "the call is too short to tell"
+    assert len(inside) >= 3
+
+
+def test_calls_from_many_python_threads_agree(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(16, 2000)).astype(np.float32)
+    expected = sample([SOFTMAX], x, n=3)[0]
+    failures: list[Any] = []
+
+    def work() -> None:
+        for _ in range(5):
+            got = sample([SOFTMAX], x, n=3, threads=2)[0]
+            if not np.array_equal(got, expected):
+                failures.append(got)
+
+    workers = [threading.Thread(target=work) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures
