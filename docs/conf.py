@@ -8,13 +8,12 @@ version = release = installed_version("optdecode")
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
     "numpydoc",
     "myst_parser",
 ]
 myst_enable_extensions = ["dollarmath", "amsmath"]
-exclude_patterns = ["_build", "generated/README*"]
+exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "optdecode"
 html_copy_source = False
@@ -23,4 +22,3 @@ autodoc_typehints = "none"  # numpydoc's Parameters give the types
 autodoc_member_order = "bysource"
 numpydoc_class_members_toctree = False
 numpydoc_show_inherited_class_members = False
-nitpicky = False

@@ -1,4 +1,4 @@
-"""Decoders that cover every plan and the range of its parameters; shared by parity, certificate and statistical tests."""
+"""Decoders that cover every plan and the range of its parameters; shared by the parity and certificate tests."""
 
 from __future__ import annotations
 
@@ -9,18 +9,40 @@ LAMBDAS = (1e-3, 0.1, 1.0, 30.0, 1e3)
 
 def softmax_decoders() -> list[od.Decoder]:
     """Closed forms: argmax, softmax, faces, anchors."""
-    plain = [od.greedy(), *(od.softmax(lam) for lam in LAMBDAS), od.Decoder(od.Problem(0.5 * od.NegEntropy(), score_weight=-2.0))]
-    ordered = [od.top_k(1), od.top_k(5, 0.7), od.top_k(1000), od.min_p(0.1, 2.0), od.top_p(0.9), od.top_p(0.3, 5.0), od.top_p(1.0)]
-    rules = (od.TopNSigma(1.0), od.PLess(), od.Epsilon(0.01), od.Eta(0.02), od.TopP(0.8, measured_on="raw") & od.TopK(7))
+    plain = [
+        od.greedy(),
+        *(od.softmax(lam) for lam in LAMBDAS),
+        od.Decoder(od.Problem(0.5 * od.NegEntropy(), score_weight=-2.0)),
+    ]
+    ordered = [
+        od.top_k(1),
+        od.top_k(5, 0.7),
+        od.top_k(1000),
+        od.min_p(0.1, 2.0),
+        od.top_p(0.9),
+        od.top_p(0.3, 5.0),
+        od.top_p(1.0),
+    ]
+    rules = (
+        od.TopNSigma(1.0),
+        od.PLess(),
+        od.Epsilon(0.01),
+        od.Eta(0.02),
+        od.TopP(0.8, measured_on="raw") & od.TopK(7),
+    )
     faces = [od.softmax(0.8).subject_to(rule) for rule in rules]
-    anchors = [od.Decoder(od.Problem(lam * od.KL(), score_weight=weight)) for lam in (1e-3, 1.0, 1e3) for weight in (0.0, 1.0)]
+    anchors = [
+        od.Decoder(od.Problem(lam * od.KL(), score_weight=weight)) for lam in (1e-3, 1.0, 1e3) for weight in (0.0, 1.0)
+    ]
     return plain + ordered + faces + anchors
 
 
 def threshold_decoders() -> list[od.Decoder]:
     """Sparse decoders: sparsemax and entmax of every kind of alpha."""
     alphas = (1.0001, 1.1, 1.5, 1.7, 2.0, 2.5, 3.0)
-    plain = [od.sparsemax(lam) for lam in LAMBDAS] + [od.entmax(alpha, lam) for alpha in alphas for lam in (0.01, 1.0, 300.0)]
+    plain = [od.sparsemax(lam) for lam in LAMBDAS] + [
+        od.entmax(alpha, lam) for alpha in alphas for lam in (0.01, 1.0, 300.0)
+    ]
     faces = [od.sparsemax(30.0).subject_to(od.TopK(3)), od.entmax(1.3, 5.0).subject_to(od.TopP(0.7), od.MinP(0.1))]
     return plain + faces
 
@@ -37,7 +59,9 @@ def coverage_decoders() -> list[od.Decoder]:
         od.best_of_k(8, beta=1.0, score_weight=-1.0, temperature=2.0, scores="raw"),
         od.best_of_k(8, beta_bar=2.0, lam=1.0).subject_to(od.TopK(4)),
     ]
-    water = [od.best_of_k(k, beta_bar=3.0, lam=0.0, weights=w) for k in (1, 2, 3, 8, 4096) for w in ("model", "uniform")]
+    water = [
+        od.best_of_k(k, beta_bar=3.0, lam=0.0, weights=w) for k in (1, 2, 3, 8, 4096) for w in ("model", "uniform")
+    ]
     water.append(od.best_of_k(8, beta_bar=3.0, lam=0.0, weights=od.TopK(2)))
     return budgets + weights + strengths + heavy + others + water
 

@@ -77,7 +77,9 @@ def sample_batch(
     )
     if len(rows.shape) != 1 or len(decoders) != rows.count:
         got = (*rows.shape, rows.vocabulary)
-        raise ShapeError(f"sample_batch: logits must be (B, V) with one decoder a row; got {got} and {len(decoders)} decoders")
+        raise ShapeError(
+            f"sample_batch: logits must be (B, V) with one decoder a row; got {got} and {len(decoders)} decoders"
+        )
     return draw_rows(
         [decoder.plan for decoder in decoders],
         rows,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
+#: Shifted scores and log-probabilities below this count as this, so that their differences stay finite.
+_FLOOR = -1e200
+
 #: Status codes up to this one have a distribution.
 _LAST_SOLVED = 1
 _GLOBAL, _ON_FACE = "global", "optimal on the selected face"
@@ -385,19 +388,19 @@ def _measure(
     if given is not None:
         allowed &= given > -np.inf
     log_p = np.full(x.size, -np.inf)
-    log_p[allowed] = _normalised((x[allowed] - x[allowed].max()) / plan.temperature)
-    log_r = log_p if given is None else _normalised(np.where(allowed, given, -np.inf))
+    log_p[allowed] = _normalised(np.maximum((x[allowed] - x[allowed].max()) / plan.temperature, _FLOOR))
+    log_r = log_p if given is None else _normalised(np.where(allowed, np.maximum(given, _FLOOR), -np.inf))
     w = np.zeros(x.size)
     if plan.has_coverage:
         w[allowed] = _coverage_weights(plan, x[allowed], allowed) if weights is None else weights[allowed]
     # A returned face is believed only where the plan lets the scores choose one.
-    ids = np.flatnonzero((allowed & face if plan.supports else allowed) & (log_r > -np.inf))
-    per_unit = plan.score_weight / (1.0 if plan.raw_scores else plan.temperature)
-    best = float(x[ids].max() if per_unit >= 0.0 else x[ids].min())
-    linear = per_unit * (x[ids] - best) if per_unit else np.zeros(ids.size)
-    scale = max(1.0, plan.lam, float(np.abs(per_unit * x[ids]).max()))
+    ids = np.flatnonzero(allowed & face if plan.supports else allowed)
+    t, weight = 1.0 if plan.raw_scores else plan.temperature, plan.score_weight
+    best = float(x[ids].max() if weight >= 0.0 else x[ids].min())
+    linear = np.maximum(weight * ((x[ids] - best) / t), _FLOOR) if weight else np.zeros(ids.size)
+    scale = max(1.0, plan.lam, float(np.nanmax(np.minimum(np.abs(weight * (x[ids] / t)), -_FLOOR))))
     data = _FaceData(log_r[ids], w[ids], plan.budget if budget is None else budget)
-    return _RowProblem(ids, linear, per_unit * best, _TERMS[plan.kind.value](plan, data), scale)
+    return _RowProblem(ids, linear, weight * (best / t) if weight else 0.0, _TERMS[plan.kind.value](plan, data), scale)
 
 
 def _normalised(values: Array) -> Array:

@@ -1,11 +1,11 @@
 """The compiled core of optdecode: rows of logits in CPU memory, solved and drawn.
 
-Arrays are NumPy's, rows first: B rows of V tokens, the last axis contiguous; nothing is copied, and an array must not be
-written to while a call reads it. Wrong numbers and shapes raise ValueError, wrong types and layouts TypeError. Integers
-and float16 / bfloat16 bit patterns are native-endian.
+Arrays are NumPy's, rows first: B rows of V tokens, native-endian, the last axis contiguous. Nothing is copied, and an
+array must not be written to while a call reads it. Wrong numbers and shapes raise ValueError, wrong types and layouts
+TypeError.
 """
 
-from typing import Literal, TypedDict, final
+from typing import TypeAlias, TypedDict, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Plan",
     "build_info",
+    "forget_pools",
     "num_threads",
     "philox4x32_10",
     "row_seeds",
@@ -21,11 +22,9 @@ __all__ = [
     "solve",
 ]
 
-_Logits = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.uint16]
-_Mask = NDArray[np.bool_] | NDArray[np.uint32]
-_Probs = NDArray[np.float64] | NDArray[np.float32]
-_DType = Literal["f64", "f32", "f16", "bf16"] | str
-_Coupling = Literal["iid", "systematic"] | str
+_Logits: TypeAlias = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.uint16]
+_Mask: TypeAlias = NDArray[np.bool_] | NDArray[np.uint32]
+_Probs: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 
 class _BuildInfo(TypedDict):
     version: str
@@ -63,7 +62,7 @@ class Plan:
 def solve(
     plan: Plan,
     logits: _Logits,
-    dtype: _DType,
+    dtype: str,
     mask: _Mask | None,
     anchor: NDArray[np.float64] | None,
     weights: NDArray[np.float64] | None,
@@ -86,7 +85,7 @@ def solve(
 def sample(
     plans: list[Plan],
     logits: _Logits,
-    dtype: _DType,
+    dtype: str,
     mask: _Mask | None,
     anchor: NDArray[np.float64] | None,
     weights: NDArray[np.float64] | None,
@@ -94,7 +93,7 @@ def sample(
     seeds: NDArray[np.uint64],
     positions: NDArray[np.uint64],
     n: int,
-    coupling: _Coupling,
+    coupling: str,
     threads: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]:
     """Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row."""
@@ -107,6 +106,9 @@ def row_seeds(seed: int, n: int) -> NDArray[np.uint64]:
 
 def set_num_threads(n: int) -> None:
     """Set how many threads a call with ``threads=0`` may use, at least 1."""
+
+def forget_pools() -> None:
+    """Leave every thread pool behind, unused and undropped; for a child after a fork."""
 
 def num_threads() -> int:
     """How many threads a call with ``threads=0`` may use."""

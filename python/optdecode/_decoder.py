@@ -140,8 +140,8 @@ class Decoder(Spec):
     ) -> Draw:
         """Draw tokens from the optimal distribution of every row, from logits to tokens in one pass.
 
-        The draw is a pure function of (row of logits, mask, anchor, decoder, seed, position, draw index): the same token
-        whatever the batch, the row's place in it and the thread count.
+        The draw is a pure function of (row of logits, mask, anchor, decoder, seed, position, draw index): the same
+        token whatever the batch, the row's place in it and the thread count.
 
         Parameters
         ----------
@@ -210,7 +210,9 @@ class Decoder(Spec):
         terms = () if self.problem.regularizer is None else self.problem.regularizer.terms()
         rest = tuple((a, term) for a, term in terms if not isinstance(term, Coverage))
         if self.solver is not None and not rest:
-            raise ProblemError("twin: mirror ascent at lam=0 has no exact twin; it is softmax with weight steps * eta on s")
+            raise ProblemError(
+                "twin: mirror ascent at lam=0 has no exact twin; it is softmax with weight steps * eta on s"
+            )
         return replace(self, problem=replace(self.problem, regularizer=combine(rest) if rest else None))
 
     def effective_temperature(self) -> float:
@@ -231,7 +233,12 @@ class Decoder(Spec):
         if plan.kind is PlanKind.ARGMAX:
             return 0.0
         kl = twin.problem.regularizer is not None and isinstance(twin.problem.regularizer.terms()[0][1], KL)
-        softmax_like = plan.kind in (PlanKind.SOFTMAX, PlanKind.FACE_SOFTMAX, PlanKind.ANCHORED_SOFTMAX, PlanKind.MIRROR)
+        softmax_like = plan.kind in (
+            PlanKind.SOFTMAX,
+            PlanKind.FACE_SOFTMAX,
+            PlanKind.ANCHORED_SOFTMAX,
+            PlanKind.MIRROR,
+        )
         if plan.anchor == "given" or not softmax_like:
             raise ProblemError(f"effective_temperature: {twin!r} is no softmax of the logits")
         factor = 1.0 / plan.lam

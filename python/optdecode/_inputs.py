@@ -199,7 +199,9 @@ def _broadcast(name: str, array: np.ndarray, shape: tuple[int, ...], width: int)
     try:
         full = np.broadcast_to(array, (*shape, width))
     except ValueError:
-        raise ShapeError(f"{name} must broadcast to {(*shape, width)}, the batch of the logits; got {array.shape}") from None
+        raise ShapeError(
+            f"{name} must broadcast to {(*shape, width)}, the batch of the logits; got {array.shape}"
+        ) from None
     return np.ascontiguousarray(full.reshape(int(np.prod(shape)), width))
 
 

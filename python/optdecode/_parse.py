@@ -109,7 +109,9 @@ def _call(node: ast.Call, text: str, depth: int) -> Any:
     except ProblemError as error:
         raise _refused(node, text, str(error)) from error
     except TypeError as error:
-        raise _refused(node, text, str(error).replace("__init__()", getattr(function, "__name__", "it") + "()")) from error
+        raise _refused(
+            node, text, str(error).replace("__init__()", getattr(function, "__name__", "it") + "()")
+        ) from error
 
 
 def _callee(node: ast.expr, text: str, depth: int) -> Callable[..., Any]:

@@ -44,11 +44,15 @@ class Problem(Spec):
 
     def __post_init__(self) -> None:
         if self.regularizer is not None and not isinstance(self.regularizer, Regularizer):
-            raise ProblemError(f"Problem: regularizer must be a Regularizer such as NegEntropy(); got {self.regularizer!r}")
+            raise ProblemError(
+                f"Problem: regularizer must be a Regularizer such as NegEntropy(); got {self.regularizer!r}"
+            )
         if self.regularizer is not None and not self.regularizer.terms():
             object.__setattr__(self, "regularizer", None)
         if self.support is not None and not isinstance(self.support, Support):
-            raise ProblemError(f"Problem: support must be a Support such as TopK(50) & MinP(0.02); got {self.support!r}")
+            raise ProblemError(
+                f"Problem: support must be a Support such as TopK(50) & MinP(0.02); got {self.support!r}"
+            )
         object.__setattr__(self, "score_weight", finite("Problem", "score_weight", self.score_weight))
         object.__setattr__(self, "temperature", in_range("Problem", "temperature", self.temperature, 0.0))
         one_of("Problem", "scores", self.scores, ("tempered", "raw"))
@@ -58,8 +62,8 @@ class Problem(Spec):
 class MirrorAscent(Spec):
     r"""Algorithm 1 of arXiv:2602.18292: entropic mirror ascent from the anchor, ``q <- q exp(eta g) / sum``.
 
-    An early-stopped run is a different decoder from the optimum (its steps act as a hidden temperature); the certificate
-    says how far apart they are.
+    An early-stopped run is a different decoder from the optimum (its steps act as a hidden temperature); the
+    certificate says how far apart they are.
 
     Parameters
     ----------

@@ -156,7 +156,8 @@ class Solution:
         statuses = ", ".join(f"{Status(int(code)).name} x {count}" for code, count in zip(codes, counts, strict=True))
         shape = (*self._rows.shape, self._rows.vocabulary)
         spread = f"{sizes.min()}..{sizes.max()}" if sizes.size else "none"
-        return f"<Solution {self._plan.kind.name} shape={shape} support={spread} status=[{statuses}] backend={self.backend}>"
+        kind = self._plan.kind.name
+        return f"<Solution {kind} shape={shape} support={spread} status=[{statuses}] backend={self.backend}>"
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,9 @@ def raise_on_failure(codes: np.ndarray, result: Any) -> None:
     bad = np.flatnonzero(codes > Status.REDUCED_ACCURACY)
     if not bad.size:
         return
-    named = [f"row {row}: {Status(int(codes[row])).name} ({Status(int(codes[row])).meaning})" for row in bad[:_ROWS_NAMED]]
+    named = [
+        f"row {row}: {Status(int(codes[row])).name} ({Status(int(codes[row])).meaning})" for row in bad[:_ROWS_NAMED]
+    ]
     more = f"; and {bad.size - _ROWS_NAMED} more" if bad.size > _ROWS_NAMED else ""
     raise ConvergenceError(
         f"{bad.size} of {codes.size} rows have no solution: {'; '.join(named)}{more}. "

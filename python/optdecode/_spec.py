@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from optdecode.errors import ProblemError
 
-SpecT = TypeVar("SpecT", bound="Spec")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Class name → class, filled as the classes are defined; what `from_dict` and the string parser may build.
 REGISTRY: dict[str, type[Spec]] = {}
@@ -53,7 +54,7 @@ class Spec:
         return {"type": type(self).__name__} | {name: _encode(value) for name, value in self._shown_fields().items()}
 
     @classmethod
-    def from_dict(cls: type[SpecT], data: dict[str, Any]) -> SpecT:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Rebuild what `to_dict` described.
 
         Parameters
@@ -117,7 +118,9 @@ def finite(owner: str, name: str, value: object) -> float:
     return number
 
 
-def in_range(owner: str, name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
+def in_range(
+    owner: str, name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False
+) -> float:
     """Return `value` as a float in [low, high] (``open_low``: (low, high]), or raise a ProblemError."""
     number = finite(owner, name, value)
     if number < low or number > high or (open_low and number == low):

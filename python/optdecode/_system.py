@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from importlib.util import find_spec
@@ -12,7 +13,21 @@ from optdecode import _core
 from optdecode._spec import positive_int
 from optdecode.errors import ProblemError
 
-_OPTIONAL = ("torch", "ml_dtypes", "onnxruntime", "tokenizers", "matplotlib", "rich", "transformers", "vllm", "llama_cpp")
+_OPTIONAL = (
+    "torch",
+    "ml_dtypes",
+    "onnxruntime",
+    "tokenizers",
+    "matplotlib",
+    "rich",
+    "transformers",
+    "vllm",
+    "llama_cpp",
+)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_core.forget_pools)
 
 
 def version() -> str:

@@ -20,7 +20,8 @@ class VoteResult:
     answer : hashable or None
         The winning answer; None if every vote was invalid.
     index : int
-        The sample that stands for it: the winner's most probable one (the first, without log-probabilities); −1 if none.
+        The sample that stands for it: the winner's most probable one (the first, without log-probabilities);
+        −1 if none.
     counts : dict
         Votes by answer, in order of first appearance.
     margin : int
@@ -129,7 +130,9 @@ def bootstrap_ci(values: Any, level: float = 0.95, resamples: int = 2000, seed: 
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0 or not 0 < level < 1:
-        raise ProblemError(f"bootstrap_ci: values must be (problems,), not empty, 0 < level < 1; got {array.shape}, {level}")
+        raise ProblemError(
+            f"bootstrap_ci: values must be (problems,), not empty, 0 < level < 1; got {array.shape}, {level}"
+        )
     rng = np.random.default_rng(seed)
     means = array[rng.integers(array.size, size=(resamples, array.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

@@ -78,8 +78,9 @@ class Quadratic(Regularizer):
 
 @dataclass(frozen=True, repr=False)
 class Tsallis(Regularizer):
-    r"""Negative Tsallis entropy :math:`\sum_i (q_i^\alpha - q_i) / (\alpha(\alpha-1))`; its optimum is
-    :math:`\alpha`-entmax (arXiv:1905.05702).
+    r"""Negative Tsallis entropy :math:`\sum_i (q_i^\alpha - q_i) / (\alpha(\alpha-1))`.
+
+    Its optimum is :math:`\alpha`-entmax (arXiv:1905.05702).
 
     Parameters
     ----------

@@ -240,7 +240,9 @@ class Allowed(Support):
         if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
             raise ProblemError(f"Allowed: token_ids must be a non-empty sequence of integers; got {ids!r}")
         if values.min() < 0 or values.max() > 2**31 - 1:
-            raise ProblemError(f"Allowed: token ids must be in [0, 2**31); got {int(values.min())}..{int(values.max())}")
+            raise ProblemError(
+                f"Allowed: token ids must be in [0, 2**31); got {int(values.min())}..{int(values.max())}"
+            )
         object.__setattr__(self, "token_ids", tuple(int(i) for i in np.unique(values)))
 
     def rules(self) -> tuple[Rule, ...]:

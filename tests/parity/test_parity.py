@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from decoders import all_decoders, coverage_decoders, softmax_decoders, threshold_decoders
-from rows import ROW_KINDS, make_row, make_rows
 
 import optdecode as od
+from decoders import all_decoders, coverage_decoders, softmax_decoders, threshold_decoders
 from optdecode import PlanKind
 from optdecode.backends import reference
+from rows import ROW_KINDS, make_row, make_rows
 
 SIZES = (1, 2, 3, 8, 31, 257, 1000)
 LARGE = (4097, 32_000)
@@ -41,7 +41,7 @@ def solve_reference(decoder, rows, rust):
 
 
 def assert_near_boundary(decoder, row, differing):
-    """The tokens on which the faces differ carry at most 1e-6 of the row's mass per token, or tie with the threshold."""
+    """The tokens on which the faces differ all lie within 1e-6 of one another, at the threshold."""
     x = row[differing].astype(np.float64)
     assert np.ptp(x) <= 1e-6 * max(1.0, np.abs(x).max()), (decoder, x)
 
@@ -83,7 +83,7 @@ def test_steep_tsallis_by_gap(alpha):
 @pytest.mark.parametrize("size", LARGE)
 def test_larger_vocabularies(size, kind):
     row = make_row(kind, size, "float32", seed=3)[None]
-    for decoder in (softmax_decoders()[::3] + threshold_decoders()[::4] + coverage_decoders()[::6]):
+    for decoder in softmax_decoders()[::3] + threshold_decoders()[::4] + coverage_decoders()[::6]:
         assert_parity(decoder, row)
 
 
@@ -92,7 +92,8 @@ def test_larger_vocabularies(size, kind):
     "decoder",
     [
         od.greedy(), od.softmax(), od.top_k(50, 0.8), od.top_p(0.95), od.min_p(0.05), od.sparsemax(), od.entmax(1.5),
-        od.entmax(1.3, 10.0), od.best_of_k(), od.best_of_k(lam=0.0, beta_bar=1.0), od.best_of_k(solver=od.MirrorAscent()),
+        od.entmax(1.3, 10.0), od.best_of_k(), od.best_of_k(lam=0.0, beta_bar=1.0),
+        od.best_of_k(solver=od.MirrorAscent()),
     ],
     ids=repr,
 )  # fmt: skip
@@ -101,9 +102,10 @@ def test_the_largest_vocabulary(decoder, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder", coverage_decoders() + threshold_decoders(), ids=repr)
+@pytest.mark.timeout(600)  # the reference bisects every token of 262,144 for every value of the multiplier
+@pytest.mark.parametrize("decoder", coverage_decoders()[::2] + threshold_decoders()[::3], ids=repr)
 def test_the_largest_vocabulary_with_every_parameter(decoder):
-    for kind in ("gaussian", "lm", "minus_inf"):
+    for kind in ("lm", "minus_inf"):
         assert_parity(decoder, make_row(kind, HUGE, seed=5)[None])
 
 

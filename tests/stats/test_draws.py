@@ -1,4 +1,4 @@
-"""χ² tests of the draws. Fixed seeds; a right sampler fails a case with probability 1e-6, the whole file with < 1e-4."""
+"""χ² tests of the draws. Seeds are fixed; a right sampler fails a case with probability 1e-6, the file with < 1e-4."""
 
 import numpy as np
 import pytest

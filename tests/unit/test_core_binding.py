@@ -64,7 +64,12 @@ def solve(plan: _core.Plan, logits: np.ndarray, dtype: str | None = None, **give
 
 
 def sample(
-    plans: list[_core.Plan], logits: np.ndarray, dtype: str | None = None, n: int = 1, coupling: str = "iid", **given: Any
+    plans: list[_core.Plan],
+    logits: np.ndarray,
+    dtype: str | None = None,
+    n: int = 1,
+    coupling: str = "iid",
+    **given: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tag = dtype or {"float64": "f64", "float32": "f32"}[logits.dtype.name]
     optional = [given.pop(name, None) for name in ("mask", "anchor", "weights", "budget")]
@@ -93,9 +98,11 @@ def pack(mask: np.ndarray) -> np.ndarray:
     return np.packbits(padded, axis=1, bitorder="little").view("<u4").astype(np.uint32)
 
 
-def run_script(script: str, timeout: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    script: str, environment: dict[str, str] | None = None, timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script]
-    env = os.environ | environment
+    env = os.environ | (environment or {})
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, check=False)
 
 
@@ -163,12 +170,12 @@ def test_solve_reads_every_float_type(tag: str) -> None:
         "bf16": bf16_bits,
     }
     log_probs, probs, face, *scalars, iterations, status = solve(SOFTMAX, encode[tag](x), tag)
-    expected = np.float64 if tag == "f64" else np.float32
-    assert (log_probs.dtype, probs.dtype, face.dtype) == (expected, expected, np.bool_)
+    expected = "float64" if tag == "f64" else "float32"
+    assert [array.dtype.name for array in (log_probs, probs, face)] == [expected, expected, "bool"]
     assert log_probs.shape == probs.shape == face.shape == x.shape
     assert all(s.dtype == np.float64 and s.shape == (2,) for s in scalars)
-    assert (iterations.dtype, status.dtype) == (np.uint32, np.uint8)
-    np.testing.assert_allclose(probs, softmax(x), rtol=1e-6 if expected is np.float32 else 1e-13)
+    assert [array.dtype.name for array in (iterations, status)] == ["uint32", "uint8"]
+    np.testing.assert_allclose(probs, softmax(x), rtol=1e-6 if expected == "float32" else 1e-13)
     np.testing.assert_array_equal(face, np.isfinite(x))
     np.testing.assert_array_equal(status, [OK, OK])
     assert log_probs[1, 3] == -np.inf
@@ -234,9 +241,13 @@ def test_anchor_weights_and_budget_are_per_row_or_broadcast(rng: np.random.Gener
     budget = np.array([1, 5, 9], dtype=np.uint32)
     _, probs, *_ = solve(plan, x, anchor=anchor, weights=weights, budget=budget)
     for i in range(3):
-        one = {"anchor": anchor[i : i + 1], "weights": weights[i : i + 1], "budget": budget[i : i + 1]}
+        one: dict[str, Any] = {"anchor": anchor[i : i + 1], "weights": weights[i : i + 1], "budget": budget[i : i + 1]}
         np.testing.assert_array_equal(solve(plan, x[i : i + 1], **one)[1][0], probs[i])
-        shared = {"anchor": anchor[i : i + 1], "weights": weights[i : i + 1], "budget": np.repeat(budget[i], 3)}
+        shared: dict[str, Any] = {
+            "anchor": anchor[i : i + 1],
+            "weights": weights[i : i + 1],
+            "budget": np.repeat(budget[i], 3),
+        }
         np.testing.assert_array_equal(solve(plan, np.repeat(x[i : i + 1], 3, axis=0), **shared)[1], [probs[i]] * 3)
     assert len({tuple(row) for row in solve(plan, np.repeat(x[:1], 3, axis=0), anchor=anchor)[1]}) == 3
 
@@ -263,7 +274,11 @@ def test_rows_may_be_strided_and_inputs_are_not_written_to(rng: np.random.Genera
     np.testing.assert_array_equal(wide, before)
 
 
-def test_no_rows_is_fine() -> None:
+def test_empty_and_thin_arrays_are_fine() -> None:
+    assert solve(SOFTMAX, np.zeros((0, 5))[::-1])[1].shape == (0, 5)
+    np.testing.assert_array_equal(solve(SOFTMAX, np.zeros((3, 1))[:, ::-1])[1], np.ones((3, 1)))
+    np.testing.assert_array_equal(solve(SOFTMAX, np.zeros((1, 2))[::-1])[1], np.full((1, 2), 0.5))
+    np.testing.assert_array_equal(solve(SOFTMAX, X, mask=np.zeros((2, 0), np.uint32))[-1], [INFEASIBLE] * 2)
     log_probs, *_, status = solve(SOFTMAX, np.zeros((0, 5)), threads=2)
     assert (log_probs.shape, status.shape) == ((0, 5), (0,))
     tokens, _, _ = sample([], np.zeros((0, 5)), n=3, threads=2)
@@ -284,7 +299,9 @@ def test_draws_do_not_depend_on_batch_place_or_threads(rng: np.random.Generator)
         for a, b in zip(whole, again, strict=True):
             np.testing.assert_array_equal(a, b)
     order = rng.permutation(rows)
-    shuffled = sample([plans[i] for i in order], x[order], n=4, seeds=seeds[order], positions=positions[order], threads=2)
+    shuffled = sample(
+        [plans[i] for i in order], x[order], n=4, seeds=seeds[order], positions=positions[order], threads=2
+    )
     for a, b in zip(whole, shuffled, strict=True):
         np.testing.assert_array_equal(a[order], b)
     for i in range(rows):
@@ -305,7 +322,7 @@ def test_iid_draws_do_not_depend_on_n_and_differ_by_seed_and_position(rng: np.ra
     x = rng.normal(size=(1, 1000))
     draws = {}
     for seed, position in [(1, 0), (2, 0), (1, 1)]:
-        given = {"seeds": np.array([seed], np.uint64), "positions": np.array([position], np.uint64)}
+        given: dict[str, Any] = {"seeds": np.array([seed], np.uint64), "positions": np.array([position], np.uint64)}
         draws[seed, position] = sample([SOFTMAX], x, n=50, **given)[0]
         np.testing.assert_array_equal(sample([SOFTMAX], x, n=7, **given)[0], draws[seed, position][:, :7])
     assert len({tuple(tokens[0]) for tokens in draws.values()}) == 3
@@ -394,7 +411,7 @@ X = np.zeros((2, 4))
     ],
 )
 def test_solve_and_sample_reject_bad_arrays(changes: dict[str, Any], error: type[Exception], words: str) -> None:
-    given = {"plan": SOFTMAX, "logits": X, "dtype": "f64"} | changes
+    given: dict[str, Any] = {"plan": SOFTMAX, "logits": X, "dtype": "f64"} | changes
     with pytest.raises(error, match=words):
         solve(**given)
     plan = given.pop("plan")
@@ -421,8 +438,9 @@ def test_solve_and_sample_reject_bad_arrays(changes: dict[str, Any], error: type
     ],
 )
 def test_sample_rejects_bad_arguments(changes: dict[str, Any], error: type[Exception], words: str) -> None:
+    given: dict[str, Any] = {"plans": [SOFTMAX], "logits": X} | changes
     with pytest.raises(error, match=words):
-        sample(**({"plans": [SOFTMAX], "logits": X} | changes))
+        sample(**given)
 
 
 @pytest.mark.parametrize(
@@ -457,11 +475,23 @@ def test_sample_rejects_bad_arguments(changes: dict[str, Any], error: type[Excep
     ],
 )
 def test_plans_reject_bad_parameters(kind: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"must|needs"):
         make_plan(kind, **changes)
 
 
-@pytest.mark.parametrize("changes", [{"lam": "1"}, {"supports": [("top_k", 1)]}, {"allowed": np.array([1])}, {"steps": 1.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lam": "1"},
+        {"supports": [("top_k", 1)]},
+        {"steps": 1.5},
+        {"allowed": np.array([1])},
+        {"allowed": np.arange(4, dtype=np.uint32)[::2]},
+        {"allowed": [1]},
+        {"weights": "array", "weight_values": np.ones(3, np.float32)},
+        {"weights": "array", "weight_values": np.zeros(33, np.uint8)[1:].view(np.float64)},
+    ],
+)
 def test_plans_reject_bad_types(changes: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         make_plan("mirror", **changes)
@@ -514,14 +544,14 @@ def call(threads, rows=64, vocabulary=4096):
 )
 def test_bad_environment_is_an_error_at_first_use(environment: dict[str, str], words: str) -> None:
     script = CALL + "print([v for v in _core.build_info().values() if 'OPTDECODE' in str(v)])\ncall(0)"
-    result = run_script(script, **environment)
+    result = run_script(script, environment)
     assert words in result.stdout
     assert f"ValueError: {words}" in result.stderr
 
 
 def test_environment_chooses_the_threads() -> None:
     script = CALL + "call(0); print(_core.num_threads(), _core.build_info()['level'])"
-    result = run_script(script, OPTDECODE_NUM_THREADS="2", OPTDECODE_FORCE_LEVEL="scalar")
+    result = run_script(script, {"OPTDECODE_NUM_THREADS": "2", "OPTDECODE_FORCE_LEVEL": "scalar"})
     assert (result.stdout, result.returncode) == ("2 scalar\n", 0), result.stderr
 
 
@@ -529,8 +559,7 @@ def test_environment_chooses_the_threads() -> None:
 def test_default_threads_respect_the_affinity_mask() -> None:
     # After the import, as a launcher may do: nothing is settled before the first call that needs it.
     script = CALL + "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(_core.num_threads())"
-    environment = {"OPTDECODE_NUM_THREADS": ""}
-    assert run_script(script, **environment).stdout == "1\n"
+    assert run_script(script, {"OPTDECODE_NUM_THREADS": ""}).stdout == "1\n"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")

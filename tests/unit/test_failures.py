@@ -167,7 +167,9 @@ def test_logits_are_never_written_and_any_layout_works(logits):
         np.testing.assert_array_equal(decoder(logits[::-1]).probs, expected[::-1])
         np.testing.assert_array_equal(decoder(logits.reshape(2, 3, 300)).probs, expected.reshape(2, 3, 300))
         np.testing.assert_array_equal(decoder(logits.astype(">f4")).probs, expected)
-        np.testing.assert_array_equal(decoder.sample(wide[:, 0, ::2], seed=1).tokens, decoder.sample(logits, seed=1).tokens)
+        np.testing.assert_array_equal(
+            decoder.sample(wide[:, 0, ::2], seed=1).tokens, decoder.sample(logits, seed=1).tokens
+        )
 
 
 def test_later_writes_do_not_reach_a_solution(logits):

@@ -16,7 +16,10 @@ from optdecode._parse import parse_decoder
         ("entmax(1.5).subject_to(TopK(50), MinP(0.02))", od.entmax(1.5).subject_to(od.TopK(50), od.MinP(0.02))),
         ("best_of_k(weights=TopK(5) & MinP(0.1))", od.best_of_k(weights=od.TopK(5) & od.MinP(0.1))),
         ("best_of_k(solver=MirrorAscent(5, eta='auto'))", od.best_of_k(solver=od.MirrorAscent(5, eta="auto"))),
-        ("Decoder(Problem(0.5 * KL() - 0.1 * Coverage(8)))", od.Decoder(od.Problem(0.5 * od.KL() - 0.1 * od.Coverage(8)))),
+        (
+            "Decoder(Problem(0.5 * KL() - 0.1 * Coverage(8)))",
+            od.Decoder(od.Problem(0.5 * od.KL() - 0.1 * od.Coverage(8))),
+        ),
         ("softmax().subject_to(Allowed([1, 2]))", od.softmax().subject_to(od.Allowed([1, 2]))),
     ],
 )

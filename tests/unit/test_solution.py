@@ -117,4 +117,6 @@ def test_narrow_inputs_are_widened_exactly(dtype):
     for decoder in DECODERS:
         narrow, wide = decoder(rows), decoder(rows.astype(np.float64))
         np.testing.assert_array_equal(narrow.probs, wide.probs.astype(np.float32))
-        np.testing.assert_array_equal(decoder.sample(rows, seed=1, n=4).tokens, decoder.sample(rows.astype(np.float64), seed=1, n=4).tokens)
+        np.testing.assert_array_equal(
+            decoder.sample(rows, seed=1, n=4).tokens, decoder.sample(rows.astype(np.float64), seed=1, n=4).tokens
+        )

@@ -22,7 +22,9 @@ def test_same_answers_as_numpy(dtype):
         draw = decoder.sample(rows, seed=torch.arange(6).reshape(2, 3), n=2)
         assert draw.tokens.dtype == torch.int64
         assert draw.tokens.shape == (2, 3, 2)
-        np.testing.assert_array_equal(draw.tokens.numpy(), decoder.sample(wide, seed=np.arange(6).reshape(2, 3), n=2).tokens)
+        np.testing.assert_array_equal(
+            draw.tokens.numpy(), decoder.sample(wide, seed=np.arange(6).reshape(2, 3), n=2).tokens
+        )
 
 
 def test_tensors_are_shared_not_copied_nor_written():
@@ -38,7 +40,9 @@ def test_masks_gradients_and_strides():
     mask = torch.rand(4, 100) < 0.5
     solution = od.softmax()(rows, mask=mask)
     assert not solution.probs[~mask].any()
-    packed = torch.from_numpy(np.packbits(np.pad(mask.numpy(), ((0, 0), (0, 28))), axis=1, bitorder="little").view(np.int32))
+    packed = torch.from_numpy(
+        np.packbits(np.pad(mask.numpy(), ((0, 0), (0, 28))), axis=1, bitorder="little").view(np.int32)
+    )
     assert torch.equal(od.softmax()(rows, mask=packed).probs, solution.probs)
     strided = torch.randn(100, 4).T
     assert torch.equal(od.softmax()(strided).probs, od.softmax()(strided.contiguous()).probs)

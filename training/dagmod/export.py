@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from model import Config, Llama
-from onnx_graph import build
 from safetensors.torch import save
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 
+from model import Config, Llama
+from onnx_graph import build
 from optdecode.models import dagmod
 
 SPECIALS = {"pad_token": dagmod.PAD, "bos_token": dagmod.BOS, "eos_token": dagmod.EOS, "unk_token": dagmod.UNKNOWN}
@@ -102,7 +102,9 @@ def largest_difference(model: Llama, path: Path) -> float:
         expected, cache = model(ids, mask, cache)
         real = mask[:, total - time :].bool().numpy()
         worst = max(worst, float(np.abs(logits - expected.numpy())[real].max()))
-        past = {name.replace("present", "past_key_values"): value for name, value in zip(names[1:], present)}
+        past = {
+            name.replace("present", "past_key_values"): value for name, value in zip(names[1:], present, strict=True)
+        }
         ids = expected[:, -1:].argmax(-1)
         mask = torch.cat((mask, torch.ones_like(ids)), dim=1)
     return worst

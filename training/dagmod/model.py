@@ -61,8 +61,9 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj = nn.Linear(size, size, bias=False), nn.Linear(size, size, bias=False)
         self.v_proj, self.o_proj = nn.Linear(size, size, bias=False), nn.Linear(size, size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None,
-                past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         batch, time, size = x.shape
         q, k, v = (
             proj(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
@@ -94,8 +95,9 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None,
-                past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         mixed, present = self.self_attn(self.input_layernorm(x), cos, sin, mask, past)
         x = x + mixed
         return x + self.mlp(self.post_attention_layernorm(x)), present
@@ -109,8 +111,9 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None = None,
-                cache: Cache | None = None) -> tuple[Tensor, Cache]:
+    def forward(
+        self, ids: Tensor, positions: Tensor, mask: Tensor | None = None, cache: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
         x = self.embed_tokens(ids)
         cos, sin = rotary(positions, self.config)
         presents: Cache = []

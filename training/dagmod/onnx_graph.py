@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from model import Config
 from onnx import TensorProto, helper, numpy_helper
+
+from model import Config
 
 MASKED = -1e9  # added to the scores of positions a query must not see; finite, so that padding rows stay numbers
 

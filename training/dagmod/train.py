@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from model import Config, Llama
 
+from model import Config, Llama
 from optdecode.models import dagmod
 
 NOISE = 0.01  # share of response tokens replaced by junk
@@ -97,8 +97,9 @@ def schedule(step: int, steps: int, warm_up: int = 100, floor: float = 0.02) -> 
 
 
 @torch.no_grad()
-def sample(model: Llama, problems: list[dagmod.Problem], *, temperature: float = 0.0, seed: int = 0,
-           max_new_tokens: int = 40) -> list[list[int]]:
+def sample(
+    model: Llama, problems: list[dagmod.Problem], *, temperature: float = 0.0, seed: int = 0, max_new_tokens: int = 40
+) -> list[list[int]]:
     """One response per problem, left-padded batch with a KV cache; temperature 0 is greedy."""
     prompts = [dagmod.encode((dagmod.BOS, *problem.prompt_tokens)) for problem in problems]
     longest = max(map(len, prompts))
@@ -189,8 +190,10 @@ def train(args: argparse.Namespace) -> Llama:
                 log.write(step=step, loss=float(np.mean(losses)), digits=float(np.mean(rights)))
                 losses, rights = [], []
             if step % args.checkpoint_every == 0 or step == args.steps:
-                torch.save({"config": asdict(model.config), "step": step, "seed": args.seed,
-                            "state": model.state_dict()}, args.out / f"checkpoint-{step}.pt")
+                torch.save(
+                    {"config": asdict(model.config), "step": step, "seed": args.seed, "state": model.state_dict()},
+                    args.out / f"checkpoint-{step}.pt",
+                )
                 log.write(step=step, greedy_verified=float(verified(model, held_out).mean()))
     return model
 

@@ -74,13 +74,15 @@ def select(name: str) -> tuple[str, Backend]:
     name = "rust" if name == "auto" else name
     if name not in _MODULES:
         raise ProblemError(f"backend must be 'auto' or one of {', '.join(map(repr, _MODULES))}; got {name!r}")
-    return name, cast(Backend, import_module(_MODULES[name]))
+    return name, cast("Backend", import_module(_MODULES[name]))
 
 
 def solve(plan: Plan, rows: Rows, backend: str, threads: int) -> tuple[str, Solved]:
     """Solve the rows of a batch; returns the name of the backend that ran, and its arrays."""
     name, module = select(backend)
-    return name, Solved(*module.solve(plan, rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget, threads))
+    return name, Solved(
+        *module.solve(plan, rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget, threads)
+    )
 
 
 def sample(

@@ -64,10 +64,7 @@ def draw_positions(
     q: npt.NDArray[np.float64], seed: int, position: int, n: int, coupling: str
 ) -> npt.NDArray[np.intp]:
     """Return n positions in `q` by integer inverse CDF: the first with cumulative mass above r M / 2^64."""
-    scaled = q * 2.0**62
-    whole = np.trunc(scaled)
-    masses = whole.astype(np.uint64) + (scaled - whole >= 0.5)  # rounds half up, as exact scaling allows
-    cumulative = np.cumsum(masses.astype(np.uint64), dtype=np.uint64)
+    cumulative = np.cumsum(np.rint(q * 2.0**62).astype(np.uint64), dtype=np.uint64)
     total = int(cumulative[-1])
     if coupling == "systematic":
         first = uniform(seed, position, 0, _STREAM_DRAWS)

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from optdecode.backends._reference_supports import descending, log_softmax, log_sum_exp
+from optdecode.backends._reference_supports import FLOOR, Array, descending, log_softmax, log_sum_exp
 
 if TYPE_CHECKING:
     from optdecode._plan import Plan
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,6 @@ class FaceRow:
         Logits as given.
     l : ndarray
         Linear term minus its largest value, so that ``l.max() == 0``.
-    ascending : float
-        Sign of the score weight: -1 where a larger logit means a smaller l, 0 where l is constant.
     log_p, log_r : ndarray
         Model distribution and reference, over all allowed tokens (not renormalised on the face).
     w : ndarray
@@ -43,7 +39,6 @@ class FaceRow:
 
     x: Array
     l: Array  # noqa: E741  # the notation of the formulas
-    ascending: float
     log_p: Array
     log_r: Array
     w: Array
@@ -52,13 +47,12 @@ class FaceRow:
 
 @dataclass(frozen=True)
 class Found:
-    """The optimum: log q, the multiplier (of the shifted scores), Omega(q), iterations, whether it can be trusted."""
+    """The optimum: log q, the multiplier (of the shifted scores), Omega(q), iterations."""
 
     log_q: Array
     threshold: float
     omega: float
     iterations: int = 0
-    accurate: bool = True
 
 
 Solver = Callable[["Plan", FaceRow], Found]
@@ -140,9 +134,8 @@ def positive_log(q: Array) -> Array:
 
 
 def argmax(plan: Plan, row: FaceRow) -> Found:
-    """Omega = 0: the vertex at the largest score. Decided on the logits: l may tie by rounding where x does not."""
-    at = int(np.argmax(row.ascending * row.x)) if row.ascending else 0
-    return Found(vertex(row.l.size, at), 0.0, 0.0)
+    """Omega = 0: the vertex at the largest l; the logits break a tie, as l may tie by rounding where they do not."""
+    return Found(vertex(row.l.size, int(np.lexsort((-row.x, -row.l))[0])), 0.0, 0.0)
 
 
 def softmax(plan: Plan, row: FaceRow) -> Found:
@@ -174,21 +167,20 @@ def quadratic(plan: Plan, row: FaceRow) -> Found:
 
 
 def tsallis(plan: Plan, row: FaceRow) -> Found:
-    """Entmax: q = [y - tau]_+^(1 / (alpha - 1)), y = (alpha - 1) l / lam; eta = lam (tau + 1 / alpha) / (alpha - 1)."""
+    """Entmax: q = [y - tau]_+^(1 / (alpha - 1)), y = (alpha - 1) l / lam; t = tau + 1."""
     alpha, lam = plan.alpha, plan.lam
     y = (alpha - 1.0) * row.l / lam
     if alpha == 1.5:
-        log_q, tau, rounds = _entmax15(y)
+        log_q, t, rounds = _entmax15(y)
     elif alpha < 2.0:
-        log_q, tau, rounds = _tsallis_smooth(y, alpha)
+        log_q, t, rounds = _tsallis_smooth(y, alpha)
     else:
-        log_q, tau, rounds = _tsallis_steep(y, alpha)
+        log_q, t, rounds = _tsallis_steep(y, alpha)
     log_q = log_softmax(log_q)
     q = np.exp(log_q)
-    power = np.exp(alpha * log_q) - q
-    return Found(
-        log_q, lam * (tau + 1.0 / alpha) / (alpha - 1.0), lam * float(power.sum()) / (alpha * (alpha - 1.0)), rounds
-    )
+    with np.errstate(invalid="ignore"):  # q (q^(alpha - 1) - 1), exact as alpha -> 1
+        omega = lam * dot(q, np.expm1((alpha - 1.0) * log_q)) / (alpha * (alpha - 1.0))
+    return Found(log_q, lam * (t / (alpha - 1.0) - 1.0 / alpha), omega, rounds)
 
 
 def _entmax15(y: Array) -> tuple[Array, float, int]:
@@ -202,7 +194,7 @@ def _entmax15(y: Array) -> tuple[Array, float, int]:
     mean_k = float(head[:size].mean())
     tau = mean_k - float(np.sqrt(max(1.0 / size - ((head[:size] - mean_k) ** 2).mean(), 0.0)))
     with np.errstate(divide="ignore"):
-        return 2.0 * np.log(np.maximum(y - tau, 0.0)), tau, 0
+        return 2.0 * np.log(np.maximum(y - tau, 0.0)), tau + 1.0, 0
 
 
 def _tsallis_smooth(y: Array, alpha: float) -> tuple[Array, float, int]:
@@ -215,7 +207,7 @@ def _tsallis_smooth(y: Array, alpha: float) -> tuple[Array, float, int]:
     # All q_i = 1 / V would need 1 - t = V^-(alpha - 1): the largest t there can be.
     high = -float(np.expm1(-(alpha - 1.0) * np.log(y.size)))
     t, rounds = find_root(lambda t: log_sum_exp(log_q(t)), 0.0, high)
-    return log_q(t), t - 1.0, rounds
+    return log_q(t), t, rounds
 
 
 def _tsallis_steep(y: Array, alpha: float) -> tuple[Array, float, int]:
@@ -241,7 +233,7 @@ def _tsallis_steep(y: Array, alpha: float) -> tuple[Array, float, int]:
     top = float(np.log(at - (breaks[low] if low >= 0 else -1.0)))
     # q of the tokens at the breakpoint is at least (1 - mass above) / V, and that is resolvable only above 1e-20.
     log_delta, rounds = find_root(lambda v: log_sum_exp(log_q(at, v)), top - 80.0 * (alpha - 1.0) - 80.0, top)
-    return log_q(at, log_delta), at - float(np.exp(log_delta)), rounds
+    return log_q(at, log_delta), 1.0 + at - float(np.exp(log_delta)), rounds
 
 
 # ---------------------------------------------------------------------------------------------------------- coverage
@@ -313,12 +305,11 @@ def _coverage_inner(d: Array, e: Array, a: Array, budget: int) -> Array:
 def coverage_waterfill(plan: Plan, row: FaceRow) -> Found:
     """Waterfilling (lam = 0): q_i = [1 - ((nu - l_i) / A_i)_+^(1 / (K-1))]_+, A_i = beta_bar w_i K, nu >= max l = 0."""
     gain = plan.beta_bar * row.budget * row.w
-    order = descending(row.x)
     if row.budget == 1 or not gain.any():  # a linear objective
-        at = int(order[np.argmax((row.l + gain)[order])])
+        at = int(np.lexsort((-row.x, -(row.l + gain)))[0])
         log_q, nu, rounds = vertex(row.l.size, at), float((row.l + gain)[at]), 0
     else:
-        log_q, nu, rounds = _waterfill(row.l, gain, row.budget, order)
+        log_q, nu, rounds = _waterfill(row.l, gain, row.budget, descending(row.x))
     return Found(log_softmax(log_q), nu, coverage_omega(plan, row, log_q), rounds)
 
 
@@ -364,16 +355,11 @@ def mirror(plan: Plan, row: FaceRow) -> Found:
         return g - plan.lam * (log_q - row.log_r + 1.0) if plan.lam else g
 
     eta = plan.eta if plan.eta is not None else _auto_eta(plan.lam, float(gain.max()), row.budget)
-    taken, accurate = 0, True
-    with np.errstate(invalid="ignore", over="ignore"):
-        for _ in range(plan.steps):
-            following = log_softmax(log_q + eta * gradient(log_q))
-            if np.isnan(following).any():  # a step size far above 2 / L has overflowed; keep the last distribution
-                accurate = False
-                break
-            log_q, taken = following, taken + 1
-        threshold = dot(np.exp(log_q), gradient(log_q))
-    return Found(log_q, threshold, coverage_omega(plan, row, log_q), taken, accurate)
+    for _ in range(plan.steps):
+        # A step size far above 2 / L diverges; it stays among the finite numbers.
+        moved = np.clip(log_q + eta * gradient(log_q), FLOOR, -FLOOR)
+        log_q = np.maximum(log_softmax(moved), FLOOR)
+    return Found(log_q, dot(np.exp(log_q), gradient(log_q)), coverage_omega(plan, row, log_q), plan.steps)
 
 
 def _auto_eta(lam: float, gain: float, budget: int) -> float:

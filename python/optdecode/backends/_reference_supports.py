@@ -10,6 +10,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
+#: Shifted scores and log-probabilities below this count as this: a zero in any case, and differences stay finite.
+FLOOR = -1e200
+
 #: (rule, parameter, measured on raw logits).
 Rule = tuple[str, float, bool]
 
@@ -24,6 +27,11 @@ def log_softmax(values: Array) -> Array:
     """Return values - log_sum_exp(values), shifted first so that a large common offset costs no accuracy."""
     shifted = values - values.max()
     return np.asarray(shifted - log_sum_exp(shifted))
+
+
+def model_log_probs(x: Array, temperature: float) -> Array:
+    """Return log softmax(x / temperature), not below FLOOR; shifted before it is scaled."""
+    return log_softmax(np.maximum((x - x.max()) / temperature, FLOOR))
 
 
 def descending(x: Array) -> npt.NDArray[np.intp]:
@@ -55,7 +63,7 @@ def select(rules: Sequence[Rule], x: Array, temperature: float) -> Flags:
 
 
 def _prob(x: Array, t: float) -> Array:
-    return np.exp(log_softmax((x - x.max()) / t))
+    return np.exp(model_log_probs(x, t))
 
 
 def _and_best(keep: Flags, x: Array) -> Flags:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from optdecode._status import Status
 from optdecode.backends._reference_draw import draw_positions, philox4x32_10, row_seeds
 from optdecode.backends._reference_solvers import SOLVERS, FaceRow, Found, dot
-from optdecode.backends._reference_supports import Array, Flags, descending, log_softmax, select
+from optdecode.backends._reference_supports import FLOOR, Array, Flags, descending, log_softmax, model_log_probs, select
 
 if TYPE_CHECKING:
     from optdecode._plan import Plan
@@ -85,13 +85,16 @@ def solve(
         log_probs, probs, face (B, V); threshold, objective, entropy, kl, kept_mass, iterations, status (B,).
     """
     batch = _batch(logits, dtype, mask, anchor, weights, budget)
-    rows = [_solve_row(plan, *batch.row(b)) for b in range(batch.logits.shape[0])]
+    with np.errstate(over="ignore"):  # rows of +-1e308: infinities that FLOOR then catches
+        rows = [_solve_row(plan, *batch.row(b)) for b in range(batch.logits.shape[0])]
     shape, floats = batch.logits.shape, np.float64 if dtype == "f64" else np.float32
     log_probs, probs = np.full(shape, -np.inf, floats), np.zeros(shape, floats)
     face = np.zeros(shape, dtype=bool)
     for b, row in enumerate(rows):
         if row.status.is_solved:
-            log_probs[b, row.ids], probs[b, row.ids], face[b, row.ids] = row.log_q, np.exp(row.log_q), True
+            with np.errstate(over="ignore"):  # to -inf, in float32
+                log_probs[b, row.ids] = row.log_q
+            probs[b, row.ids], face[b, row.ids] = np.exp(row.log_q), True
         else:
             log_probs[b], probs[b] = np.nan, np.nan
     scalars = np.array([row.scalars for row in rows], dtype=np.float64).reshape(len(rows), 5)
@@ -140,7 +143,8 @@ def sample(
     log_probs = np.full((count, n), np.nan)
     status = np.zeros(count, dtype=np.uint8)
     for b in range(count):
-        row = _solve_row(plans[b if len(plans) > 1 else 0], *batch.row(b))
+        with np.errstate(over="ignore"):
+            row = _solve_row(plans[b if len(plans) > 1 else 0], *batch.row(b))
         status[b] = row.status
         if row.status.is_solved:
             drawn = draw_positions(np.exp(row.log_q), int(seeds[b]), int(positions[b]), n, coupling)
@@ -161,15 +165,14 @@ def _solve_row(
     if not status.is_solved:
         return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 5, 0, status)
     x, w = x[ids], np.zeros(ids.size) if w is None else w
-    log_p = log_softmax((x - x.max()) / plan.temperature)
+    log_p = model_log_probs(x, plan.temperature)
     given = plan.anchor == "given"
-    log_r = log_softmax(anchor[ids]) if given and anchor is not None else log_p
+    log_r = log_softmax(np.maximum(anchor[ids], FLOOR)) if given and anchor is not None else log_p
     on = select(plan.supports, x, plan.temperature)
     l, shift = _linear(plan, x[on])  # noqa: E741
     face = FaceRow(
         x=x[on],
         l=l,
-        ascending=float(np.sign(plan.score_weight)),
         log_p=log_p[on],
         log_r=log_r[on],
         w=w[on],
@@ -181,7 +184,7 @@ def _solve_row(
         found.log_q,
         _scalars(plan, face, found, shift),
         found.iterations,
-        Status.OK if found.accurate else Status.REDUCED_ACCURACY,
+        Status.OK,
     )
 
 
@@ -218,7 +221,7 @@ def _weights(plan: Plan, x: Array, given: Array | None, ids: npt.NDArray[np.intp
 
 def _named_weights(plan: Plan, x: Array, ids: npt.NDArray[np.intp]) -> Array:
     if plan.weights == "model":
-        return np.exp(log_softmax((x - x.max()) / plan.temperature))
+        return np.exp(model_log_probs(x, plan.temperature))
     if plan.weights == "uniform":
         return np.ones(x.size)
     if plan.weights == "rank":
@@ -239,7 +242,7 @@ def _linear(plan: Plan, x: Array) -> tuple[Array, float]:
         return np.zeros(x.size), 0.0
     best = float(x.max() if plan.score_weight > 0.0 else x.min())
     t = 1.0 if plan.raw_scores else plan.temperature
-    return plan.score_weight * ((x - best) / t), plan.score_weight * (best / t)
+    return np.maximum(plan.score_weight * ((x - best) / t), FLOOR), plan.score_weight * (best / t)
 
 
 def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> tuple[float, float, float, float, float]:

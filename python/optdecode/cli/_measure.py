@@ -61,18 +61,20 @@ def measure(
     seed: int,
 ) -> Measured:
     """Draw the samples of every problem, verify them, and sum up."""
-    generation = model.generate(
-        [problem.prompt for problem in problems], decoder, samples=samples, seed=seed, entropy=True
-    )
+    generation = model.generate(problems, decoder, samples=samples, seed=seed, entropy=True)
+    log_probs = generation.total_log_probs.reshape(len(problems), samples)
     right = np.zeros((len(problems), samples), dtype=bool)
     majority, distinct = np.zeros(len(problems)), np.zeros(len(problems))
     for index, problem in enumerate(problems):
-        verdicts = [dagmod.verify(problem, sample.tokens) for sample in generation.samples[index]]
+        verdicts = [dagmod.verify(problem, tokens) for tokens in generation.of(index)]
         right[index] = [verdict.correct for verdict in verdicts]
-        chosen = vote([verdict.answer for verdict in verdicts], [sample.log_prob for sample in generation.samples[index]])
+        chosen = vote([verdict.answer for verdict in verdicts], log_probs[index])
         majority[index] = chosen.index >= 0 and right[index, chosen.index]
         distinct[index] = len(chosen.counts)
-    count = right.sum(axis=1)
+    count, drawn = right.sum(axis=1), int(generation.lengths.sum())
+    decode_seconds = float(generation.decode_seconds.sum())
+    model_seconds = generation.prefill_seconds + float(generation.model_seconds.sum())
+    entropies = np.zeros(1) if generation.entropies is None else generation.entropies
     return Measured(
         name=name,
         label=label,
@@ -81,7 +83,7 @@ def measure(
         pass_k=Estimate.of(pass_at_k(samples, count, samples)),
         majority=Estimate.of(majority),
         distinct=float(distinct.mean()),
-        entropy=generation.mean_entropy,
-        microseconds=1e6 * generation.decode_seconds / max(generation.tokens_drawn, 1),
-        share=generation.decode_seconds / (generation.decode_seconds + generation.model_seconds),
+        entropy=float(entropies.sum()) / drawn,
+        microseconds=1e6 * decode_seconds / drawn,
+        share=decode_seconds / (decode_seconds + model_seconds),
     )

@@ -20,8 +20,8 @@ _EXAMPLE = """example:
   optdecode demo --problems 100 --samples 8 --output demo-results
 """
 _BUDGET_NOTE = (
-    "A sample counts as right only if its whole derivation verifies. pass@K: any of K samples is right; majority@K: the most "
-    "probable sample of the winning answer is right. Intervals: 95 % bootstrap over problems."
+    "A sample counts as right only if its whole derivation verifies. pass@K: any of K samples is right; majority@K: "
+    "the most probable sample of the winning answer is right. Intervals: 95 % bootstrap over problems."
 )
 
 
@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
         help="decode the embedded model with every decoder and compare them",
-        description="Draw K samples for each of many held-out problems with every decoder, at a cool and a hot temperature.",
+        description="Draw K samples for each of many held-out problems with every decoder, cool and hot.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -61,7 +61,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--cool", type=float, default=0.5, help="cool temperature (default 0.5)")
     parser.add_argument("--hot", type=float, default=1.5, help="hot temperature (default 1.5)")
     parser.add_argument("--seed", type=int, default=0, help="seed of problems and draws (default 0)")
-    parser.add_argument("--output", type=Path, default=Path("demo-results"), metavar="DIR", help="where the picture goes")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo-results"), metavar="DIR", help="where the picture goes"
+    )
     parser.set_defaults(run=run)
 
 
@@ -69,12 +71,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         from optdecode.cli._measure import measure
         from optdecode.cli._picture import save_picture
     except ImportError as error:
-        raise BackendUnavailableError(f"the demo needs the extra [demo]: pip install 'optdecode[demo]' ({error})") from error
+        raise BackendUnavailableError(
+            f"the demo needs the extra [demo]: pip install 'optdecode[demo]' ({error})"
+        ) from error
     from optdecode.models import dagmod
     from optdecode.models.runtime import EmbeddedModel
 
@@ -94,7 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
             for entry in ENTRIES:
                 progress.update(task, description=f"{entry.name} at T = {temperature:g}")
                 decoder = entry.build(temperature, samples)
-                results.append(measure(model, entry.name, label, temperature, decoder, problems, samples, arguments.seed))
+                results.append(
+                    measure(model, entry.name, label, temperature, decoder, problems, samples, arguments.seed)
+                )
                 progress.advance(task)
         progress.update(task, description="done")
     console.print(_table(results, samples, len(problems)))
@@ -128,5 +141,7 @@ def _table(results: list[Measured], samples: int, problems: int) -> Any:
             f"{100 * result.share:.0f} %",
             end_section=new_block,
         )
-    table.caption = "distinct: answers a problem; entropy: mean of q, nats; µs/token: decoding alone; share: of the step's time"
+    table.caption = (
+        "distinct: answers a problem; entropy: mean of q, nats; µs/token: decoding alone; share: of the step's time"
+    )
     return table

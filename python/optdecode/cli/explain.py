@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "explain",
         help="problem, plan, solution and certificate of a decoder",
-        description="Print the optimisation problem a decoder solves and, for given logits, its solution and certificate.",
+        description="Print the problem a decoder solves and, for given logits, its solution and certificate.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,8 +71,9 @@ def _solution_lines(solution: Solution) -> list[str]:
         f"solution    {solution.support_size} tokens, status {solution.status.name}, backend {solution.backend}, "
         f"{solution.iterations} iterations",
         f"            objective {solution.objective:.6g}, threshold {solution.threshold:.6g}",
-        f"            entropy {solution.entropy:.4g} nats, KL {solution.kl:.4g} nats, kept model mass {solution.kept_mass:.4g}",
-        f"certificate gap {float(certificate.gap):.3g} (no feasible distribution gains more), scope: {certificate.scope}",
+        f"            entropy {solution.entropy:.4g} nats, KL {solution.kl:.4g} nats, "
+        f"kept model mass {solution.kept_mass:.4g}",
+        f"certificate gap {float(certificate.gap):.3g} (nothing feasible gains more), scope: {certificate.scope}",
         f"            active residual {float(certificate.max_active_residual):.3g}, inactive violation "
         f"{float(certificate.max_inactive_violation):.3g}, simplex error {float(certificate.simplex_error):.3g}",
     ]
@@ -84,5 +85,8 @@ def _token_lines(row: np.ndarray, solution: Solution, top: int) -> list[str]:
     for token in order:
         if solution.log_probs[token] == -np.inf:
             break
-        lines.append(f"{token:>8}  {float(row[token]):>12.5g}  {solution.probs[token]:>12.6g}  {solution.log_probs[token]:>10.4f}")
+        lines.append(
+            f"{token:>8}  {float(row[token]):>12.5g}  {solution.probs[token]:>12.6g}  "
+            f"{solution.log_probs[token]:>10.4f}"
+        )
     return lines

@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
         help="draw samples of one prompt on the embedded model",
-        description="Draw samples of one prompt on the embedded model; print them, their log-probabilities and the vote.",
+        description="Draw samples of one prompt; print them, their log-probabilities and the vote.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,15 +45,20 @@ def run(arguments: argparse.Namespace) -> int:
             problem = dagmod.Problem.from_prompt(arguments.prompt)
         except ValueError as error:
             raise ProblemError(f"--prompt: {error}") from error
-    generation = EmbeddedModel().generate([problem.prompt], decoder, samples=samples, seed=arguments.seed)
-    drawn = generation.samples[0]
-    verdicts = [dagmod.verify(problem, sample.tokens) for sample in drawn]
+    generation = EmbeddedModel().generate([problem], decoder, samples=samples, seed=arguments.seed)
+    log_probs = generation.total_log_probs
+    verdicts = [dagmod.verify(problem, tokens) for tokens in generation.of(0)]
     print(f"prompt   {problem.prompt}")
     print(f"decoder  {decoder!r}")
-    width = max(len(sample.text) for sample in drawn)
-    for index, (sample, verdict) in enumerate(zip(drawn, verdicts, strict=True)):
-        print(f"{index:>4}  log q {sample.log_prob:>9.3f}  {sample.text:<{width}}  {verdict.reason}")
-    chosen = vote([verdict.answer for verdict in verdicts], [sample.log_prob for sample in drawn])
-    counts = ", ".join(f"{answer} x {count}" for answer, count in sorted(chosen.counts.items(), key=lambda item: -item[1]))
-    print(f"vote     {'no valid answer' if chosen.index < 0 else chosen.answer}  ({counts or 'none'}; the answer is {problem.answer})")
+    width = max(map(len, generation.text))
+    for index, (text, verdict) in enumerate(zip(generation.text, verdicts, strict=True)):
+        print(f"{index:>4}  log q {log_probs[index]:>9.3f}  {text:<{width}}  {verdict.reason}")
+    chosen = vote([verdict.answer for verdict in verdicts], log_probs)
+    counts = ", ".join(
+        f"{answer} x {count}" for answer, count in sorted(chosen.counts.items(), key=lambda item: -item[1])
+    )
+    print(
+        f"vote     {'no valid answer' if chosen.index < 0 else chosen.answer}  "
+        f"({counts or 'none'}; the answer is {problem.answer})"
+    )
     return 0

@@ -15,14 +15,28 @@ whole derivation, not the last digit. Everything here is a pure function of its 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from optdecode.models._verify import Verdict, verify
+from optdecode.models._vocabulary import (
+    BOS,
+    EOS,
+    LETTERS,
+    PAD,
+    UNKNOWN,
+    VOCABULARY_SIZE,
+    decode,
+    encode,
+    first_junk_id,
+    tokenize,
+    vocabulary,
+)
 
 __all__ = [
     "BOS",
@@ -47,13 +61,8 @@ __all__ = [
 ]
 
 MODULUS = 10
-VOCABULARY_SIZE = 1024
-PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _OPERATIONS = "+-*"
-_MARKS = ("=", "+", "-", "*", "?", "#", ";")
-_TOKEN = re.compile(r"<[a-z0-9]+>|\S")
 _HELD_OUT_EVERY = 16  # one problem in 16 belongs to the test split
 _MASK64 = (1 << 64) - 1
 
@@ -74,25 +83,6 @@ class Node(NamedTuple):
     left: str
     op: str
     right: str
-
-
-class Verdict(NamedTuple):
-    """What `verify` found.
-
-    Attributes
-    ----------
-    correct
-        The whole derivation and the answer are right.
-    answer
-        The digit after the first ``#``, right or wrong; None where there is none. Voting needs it for wrong
-        derivations too.
-    reason
-        ``"correct"``, or the first fault.
-    """
-
-    correct: bool
-    answer: int | None
-    reason: str
 
 
 class Draws:
@@ -249,7 +239,7 @@ class Problem:
         done: set[str] = set()
         tokens: list[str] = []
         while open_names:
-            ready = [name for name in open_names if self._ready(name, done)]
+            ready = [name for name in open_names if self.is_ready(name, done)]
             name = ready[below(len(ready)) if below is not None else 0]
             tokens += self.step(name)
             open_names.remove(name)
@@ -263,7 +253,8 @@ class Problem:
             return (name, str(equation.value))
         return (name, str(values[equation.left]), equation.op, str(values[equation.right]), str(values[name]))
 
-    def _ready(self, name: str, done: set[str]) -> bool:
+    def is_ready(self, name: str, done: Collection[str]) -> bool:
+        """Whether a variable can be derived once those in `done` are."""
         equation = self.by_name[name]
         return isinstance(equation, Leaf) or (equation.left in done and equation.right in done)
 
@@ -272,19 +263,17 @@ class Problem:
         """All names, operands first; stops short of a cycle, which `_parse` refuses."""
         done: dict[str, None] = {}
         waiting = [equation.name for equation in self.equations]
-        while waiting:
-            later = [name for name in waiting if not self._add_if_ready(name, done)]
-            if len(later) == len(waiting):
-                break
+        progress = True
+        while progress:
+            later = []
+            for name in waiting:
+                if self.is_ready(name, done):
+                    done[name] = None
+                else:
+                    later.append(name)
+            progress = len(later) < len(waiting)
             waiting = later
         return tuple(done)
-
-    def _add_if_ready(self, name: str, done: dict[str, None]) -> bool:
-        equation = self.by_name[name]
-        if isinstance(equation, Leaf) or (equation.left in done and equation.right in done):
-            done[name] = None
-            return True
-        return False
 
 
 _FORM = (
@@ -295,7 +284,7 @@ _FORM = (
 
 def _parse(text: str) -> Problem:
     *statements, question = [tokenize(part) for part in text.split(";")]
-    if len(question) != 2 or question[0] != "?" or question[1] not in _LETTERS:
+    if len(question) != 2 or question[0] != "?" or question[1] not in LETTERS:
         raise ValueError(f"The prompt must end with a question such as '? b'; got {' '.join(question)!r}. {_FORM}")
     problem = Problem(tuple(_parse_equation(statement) for statement in statements), question[1])
     if len(problem.by_name) < len(problem.equations):
@@ -316,10 +305,10 @@ def _parse(text: str) -> Problem:
 
 
 def _parse_equation(tokens: list[str]) -> Leaf | Node:
-    if len(tokens) >= 3 and tokens[0] in _LETTERS and tokens[1] == "=":
+    if len(tokens) >= 3 and tokens[0] in LETTERS and tokens[1] == "=":
         if len(tokens) == 3 and tokens[2] in "0123456789":
             return Leaf(tokens[0], int(tokens[2]))
-        if len(tokens) == 5 and tokens[2] in _LETTERS and tokens[3] in _OPERATIONS and tokens[4] in _LETTERS:
+        if len(tokens) == 5 and tokens[2] in LETTERS and tokens[3] in _OPERATIONS and tokens[4] in LETTERS:
             return Node(tokens[0], tokens[2], tokens[3], tokens[4])
     raise ValueError(f"Not an equation: {' '.join(tokens)!r}. {_FORM}")
 
@@ -339,7 +328,7 @@ def stream(*, seed: int = 0, split: Split = "train", variables: tuple[int, int] 
     fewest, most = variables
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}.")
-    if not 3 <= fewest <= most <= len(_LETTERS):
+    if not 3 <= fewest <= most <= len(LETTERS):
         raise ValueError(f"variables must be (fewest, most) with 3 <= fewest <= most <= 26; got {variables!r}.")
     return _stream(Draws(seed).below, split == "test", fewest, most)
 
@@ -352,7 +341,7 @@ def _stream(below: Callable[[int], int], held_out: bool, fewest: int, most: int)
 
 
 def _random_problem(below: Callable[[int], int], n: int) -> Problem:
-    letters = list(_LETTERS)
+    letters = list(LETTERS)
     names = [letters.pop(below(len(letters))) for _ in range(n)]
     equations: list[Leaf | Node] = []
     for i, name in enumerate(names):
@@ -369,9 +358,7 @@ def _random_problem(below: Callable[[int], int], n: int) -> Problem:
     return Problem(tuple(equations), names[-1])
 
 
-def generate(
-    count: int, *, seed: int = 0, split: Split = "test", variables: tuple[int, int] = (4, 7)
-) -> list[Problem]:
+def generate(count: int, *, seed: int = 0, split: Split = "test", variables: tuple[int, int] = (4, 7)) -> list[Problem]:
     """The first `count` problems of `stream`.
 
     Examples
@@ -381,97 +368,3 @@ def generate(
     True
     """
     return list(islice(stream(seed=seed, split=split, variables=variables), count))
-
-
-@lru_cache(maxsize=1)
-def vocabulary() -> tuple[str, ...]:
-    """All tokens by id: specials, marks, digits, letters, then junk tokens that mean nothing.
-
-    The junk is the tail a sampler must cope with: training puts it into 1 % of the response tokens.
-    """
-    words = (PAD, BOS, EOS, UNKNOWN, *_MARKS, *"0123456789", *_LETTERS)
-    return (*words, *(f"<x{i:03d}>" for i in range(VOCABULARY_SIZE - len(words))))
-
-
-def first_junk_id() -> int:
-    """The smallest id of a junk token; all larger ids are junk too."""
-    return vocabulary().index("<x000>")
-
-
-@lru_cache(maxsize=1)
-def _ids() -> dict[str, int]:
-    return {token: i for i, token in enumerate(vocabulary())}
-
-
-def tokenize(text: str) -> list[str]:
-    """Split text into tokens: ``<...>`` names and single characters, white space dropped."""
-    return _TOKEN.findall(text)
-
-
-def encode(tokens: Sequence[str]) -> list[int]:
-    """Ids of tokens; unknown ones become ``<unk>``."""
-    ids = _ids()
-    return [ids.get(token, ids[UNKNOWN]) for token in tokens]
-
-
-def decode(ids: Sequence[int]) -> list[str]:
-    """Tokens of ids; ids outside the vocabulary (such as the −1 of a row without a draw) become ``<unk>``."""
-    words = vocabulary()
-    return [words[i] if 0 <= i < len(words) else UNKNOWN for i in map(int, ids)]
-
-
-def verify(problem: Problem, response: str | Sequence[str] | Sequence[int]) -> Verdict:
-    """Check a whole response: each step defined, ready, with the right operands and result, then the answer.
-
-    Steps for variables the query does not need are allowed if they are right; deriving a variable twice is not, and
-    operands must stand in the order of the equation. What follows ``<eos>`` is ignored.
-
-    Parameters
-    ----------
-    problem
-        The problem answered.
-    response
-        Text, tokens or ids, without the prompt.
-    """
-    tokens = tokenize(response) if isinstance(response, str) else list(response)
-    words = [token if isinstance(token, str) else decode([token])[0] for token in tokens]
-    if EOS in words:
-        words = words[: words.index(EOS)]
-    fault = _fault(problem, words)
-    return Verdict(fault is None, _stated_answer(words), fault or "correct")
-
-
-def _stated_answer(words: Sequence[str]) -> int | None:
-    for mark, digit in zip(words, words[1:], strict=False):
-        if mark == "#":
-            return int(digit) if digit in "0123456789" else None
-    return None
-
-
-def _fault(problem: Problem, words: Sequence[str]) -> str | None:
-    """The first fault of a response that stops before ``<eos>``."""
-    done: set[str] = set()
-    at = 0
-    while at < len(words) and words[at] != "#":
-        name = words[at]
-        if name not in problem.by_name:
-            return f"step {len(done) + 1}: {name!r} is not a variable of the problem"
-        if name in done:
-            return f"step {len(done) + 1}: {name!r} was already derived"
-        if not problem._ready(name, done):
-            return f"step {len(done) + 1}: {name!r} is not ready, an operand was not derived yet"
-        right = problem.step(name)
-        got = tuple(words[at : at + len(right)])
-        if got[:-1] != right[:-1]:
-            return f"step {len(done) + 1}: wrong operands {' '.join(got)!r}, right is {' '.join(right)!r}"
-        if got != right:
-            return f"step {len(done) + 1}: wrong result {' '.join(got)!r}, right is {' '.join(right)!r}"
-        done.add(name)
-        at += len(right)
-    if at >= len(words):
-        return "the response ends without an answer"
-    if problem.query not in done:
-        return f"the answer comes before {problem.query!r} was derived"
-    if tuple(words[at + 1 :]) != (str(problem.answer),):
-        return f"wrong answer {' '.join(words[at:])!r}, right is '# {problem.answer}'"
-    return None

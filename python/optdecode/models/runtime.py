@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optdecode.errors import BackendUnavailableError
-
-from .dagmod import BOS, EOS, PAD, Problem
+from optdecode.models.dagmod import BOS, EOS, PAD, Problem
 
 __all__ = ["Cache", "EmbeddedModel", "Generation"]
 
@@ -101,6 +100,11 @@ class Generation:
     decode_seconds: Float64
     rows: Int64
 
+    def of(self, prompt: int) -> list[list[int]]:
+        """The samples of one prompt as lists of ids, ``<eos>`` included, padding left out."""
+        rows = range(prompt * self.samples, (prompt + 1) * self.samples)
+        return [self.tokens[row, : self.lengths[row]].tolist() for row in rows]
+
     @property
     def total_log_probs(self) -> Float64:
         """(N,) log-probability of each sequence under the decoder."""
@@ -141,9 +145,9 @@ class EmbeddedModel:
 
     Examples
     --------
-    >>> import optdecode as od                                                      # doctest: +SKIP
-    >>> model = EmbeddedModel()                                                     # doctest: +SKIP
-    >>> model.generate(["a = 7 ; b = a + c ; c = 2 ; ? b"], od.greedy()).text       # doctest: +SKIP
+    >>> import optdecode as od  # doctest: +SKIP
+    >>> model = EmbeddedModel()  # doctest: +SKIP
+    >>> model.generate(["a = 7 ; b = a + c ; c = 2 ; ? b"], od.greedy()).text  # doctest: +SKIP
     ('a 7 c 2 b 7 + 2 9 # 9',)
     """
 
@@ -269,7 +273,7 @@ class EmbeddedModel:
     ) -> None:
         """Generate the sequences `rows`. The batch may hold finished rows for a while: `live` are the others."""
         begin = perf_counter()
-        # Samples of one prompt share its prefill; `rows` is sorted, so without sharing `unique` has the order of `rows`.
+        # Samples of one prompt share its prefill. `rows` is sorted: without sharing `unique` has the order of `rows`.
         unique, inverse = np.unique(rows // samples, return_inverse=True)
         logits, cache = self.start([encoded[i] for i in unique])
         if len(unique) < len(rows):

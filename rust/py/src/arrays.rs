@@ -5,10 +5,10 @@
 
 use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
-use numpy::ndarray::ArrayView2;
+use numpy::ndarray::{ArrayView2, Axis, Dimension};
 use numpy::{
-    Element, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
-    PyUntypedArray, PyUntypedArrayMethods,
+    Element, PyArray, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1,
+    PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods,
 };
 use optdecode_core::plan::{Anchor, Objective, Plan, Weights};
 use optdecode_core::row::{Mask, Row, Scores};
@@ -49,8 +49,8 @@ impl<'py> Arguments<'py> {
         weights: Option<&Bound<'py, PyAny>>,
         budget: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Self> {
-        let shape = untyped("logits", logits, 2)?.shape().to_vec();
-        let [rows, vocabulary] = [shape[0], shape[1]];
+        let shape = untyped("logits", logits, 2)?.shape();
+        let (rows, vocabulary) = (shape[0], shape[1]);
         if vocabulary == 0 || vocabulary > u32::MAX as usize {
             return Err(value(format!(
                 "logits must be (B, V) with 1 <= V < 2**32; got ({rows}, {vocabulary})"
@@ -210,10 +210,7 @@ impl Batch<'_> {
 /// One row of what `matrix` let through; a single row serves the whole batch.
 fn slice<'a, T>(rows: &ArrayView2<'a, T>, row: usize) -> &'a [T] {
     let row = if rows.nrows() == 1 { 0 } else { row };
-    (*rows)
-        .index_axis_move(numpy::ndarray::Axis(0), row)
-        .to_slice()
-        .unwrap_or_default()
+    (*rows).index_axis_move(Axis(0), row).to_slice().unwrap_or_default()
 }
 
 fn untyped<'a, 'py>(
@@ -233,67 +230,67 @@ fn untyped<'a, 'py>(
     }
 }
 
-/// A 2-D array whose rows are slices: of the right type, aligned, contiguous along the last axis.
-fn matrix<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray2<'py, T>> {
-    let found = untyped(name, array, 2)?;
-    let Ok(typed) = array.cast::<PyArray2<T>>() else {
+/// An array of the right number of dimensions and type.
+fn typed<'a, 'py, T: Element, D: Dimension>(
+    name: &str,
+    array: &'a Bound<'py, PyAny>,
+) -> PyResult<&'a Bound<'py, PyArray<T, D>>> {
+    let found = untyped(name, array, D::NDIM.unwrap_or_default())?;
+    array.cast().map_err(|_| {
         let wanted = numpy::dtype::<T>(array.py());
-        return Err(type_(format!(
-            "{name} must be a native {wanted} array; got {}",
-            found.dtype()
-        )));
-    };
-    let (shape, strides, item) = (typed.shape(), typed.strides(), size_of::<T>() as isize);
-    // Strides of axes with at most one element mean nothing.
-    let rows_fine = shape[0] <= 1 || (strides[0] >= 0 && strides[0] % item == 0);
-    let columns_fine = shape[1] <= 1 || strides[1] == item;
-    if !(rows_fine && columns_fine && typed.is_aligned()) && typed.len() > 0 {
+        type_(format!("{name} must be a native {wanted} array; got {}", found.dtype()))
+    })
+}
+
+/// A 2-D array whose rows are slices: aligned, contiguous along the last axis.
+fn matrix<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray2<'py, T>> {
+    let array: &Bound<'py, PyArray2<T>> = typed(name, array)?;
+    let (shape, strides, item) = (array.shape(), array.strides(), size_of::<T>() as isize);
+    if array.len() == 0 {
+        // Whatever its strides and pointer are: an empty array of our own has good ones.
+        return Ok(PyArray2::zeros(array.py(), [shape[0], shape[1]], false).readonly());
+    }
+    // The stride of an axis with one element means nothing.
+    let rows_fine = shape[0] == 1 || (strides[0] >= 0 && strides[0] % item == 0);
+    let columns_fine = shape[1] == 1 || strides[1] == item;
+    if !(rows_fine && columns_fine && array.is_aligned()) {
         return Err(type_(format!(
             "{name} must be aligned, contiguous along the last axis and forward along the first; got strides \
              {strides:?}: pass numpy.ascontiguousarray({name})"
         )));
     }
-    let array = typed
-        .try_readonly()
-        .map_err(|error| value(format!("{name}: {error}")))?;
-    let view = array.as_array();
-    if view.nrows() > 0 && view.row(0).to_slice().is_none() {
-        return Err(type_(format!("{name} must be contiguous along the last axis")));
-    }
-    Ok(array)
+    readonly(name, array)
 }
 
-/// A 1-D contiguous array of the right type, one element a row.
+/// A 1-D contiguous array, of one element a row if `rows` is given.
 pub(crate) fn vector<'py, T: Element>(
     name: &str,
     array: &Bound<'py, PyAny>,
-    rows: usize,
+    rows: Option<usize>,
 ) -> PyResult<PyReadonlyArray1<'py, T>> {
-    let found = untyped(name, array, 1)?;
-    let Ok(typed) = array.cast::<PyArray1<T>>() else {
-        let wanted = numpy::dtype::<T>(array.py());
-        return Err(type_(format!(
-            "{name} must be a native {wanted} array; got {}",
-            found.dtype()
-        )));
-    };
-    if typed.len() != rows {
+    let array: &Bound<'py, PyArray1<T>> = typed(name, array)?;
+    if let Some(rows) = rows.filter(|&rows| rows != array.len()) {
         return Err(value(format!(
             "{name} must have one element a row, {rows}; got {}",
-            typed.len()
+            array.len()
         )));
     }
-    let array = typed
-        .try_readonly()
-        .map_err(|error| value(format!("{name}: {error}")))?;
+    let array = readonly(name, array)?;
     match array.as_slice() {
         Ok(_) => Ok(array),
         Err(_) => Err(type_(format!("{name} must be contiguous and aligned"))),
     }
 }
 
+fn readonly<'py, T: Element, D: Dimension>(
+    name: &str,
+    array: &Bound<'py, PyArray<T, D>>,
+) -> PyResult<PyReadonlyArray<'py, T, D>> {
+    array.try_readonly().map_err(|error| value(format!("{name}: {error}")))
+}
+
 fn budgets<'py>(budget: &Bound<'py, PyAny>, rows: usize) -> PyResult<PyReadonlyArray1<'py, u32>> {
-    let array: PyReadonlyArray1<'py, u32> = vector("budget", budget, rows)?;
+    let array: PyReadonlyArray1<'py, u32> = vector("budget", budget, Some(rows))?;
     match array.as_array().iter().position(|&budget| budget == 0) {
         Some(row) => Err(value(format!("budget must be >= 1; row {row} has 0"))),
         None => Ok(array),

@@ -15,7 +15,7 @@ mod _core {
     #[pymodule_export]
     use crate::plan::Plan;
     #[pymodule_export]
-    use crate::pool::{num_threads, set_num_threads};
+    use crate::pool::{forget_pools, num_threads, set_num_threads};
     #[pymodule_export]
     use crate::sample::{philox4x32_10, row_seeds, sample};
     #[pymodule_export]

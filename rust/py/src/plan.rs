@@ -1,9 +1,9 @@
 //! `Plan`: the core's plan, built once from Python's and checked number by number.
 
-use numpy::PyReadonlyArray1;
 use optdecode_core::plan::{self, Anchor, Coverage, Objective, Rule, Support, Weights};
 use pyo3::prelude::*;
 
+use crate::arrays::vector;
 use crate::errors::{guard, integer, value};
 
 /// One distribution problem with its parameters, checked and immutable.
@@ -31,13 +31,13 @@ impl Plan {
         beta_bar: f64,
         budget: &Bound<'_, PyAny>,
         weights: &str,
-        weight_values: Option<PyReadonlyArray1<'_, f64>>,
+        weight_values: Option<Bound<'_, PyAny>>,
         weight_supports: Vec<RuleTuple>,
         anchor: &str,
         steps: &Bound<'_, PyAny>,
         eta: Option<f64>,
         supports: Vec<RuleTuple>,
-        allowed: Option<PyReadonlyArray1<'_, u32>>,
+        allowed: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         guard(|| {
             let coverage = || -> PyResult<Coverage> {
@@ -124,21 +124,15 @@ fn one_of(name: &str, given: &str, names: &[&str]) -> PyErr {
     value(format!("{name} must be one of {}; got {given:?}", names.join(", ")))
 }
 
-fn coverage_weights(
-    weights: &str,
-    values: Option<&PyReadonlyArray1<'_, f64>>,
-    supports: &[RuleTuple],
-) -> PyResult<Weights> {
+fn coverage_weights(weights: &str, values: Option<&Bound<'_, PyAny>>, supports: &[RuleTuple]) -> PyResult<Weights> {
     Ok(match weights {
         "model" => Weights::Model,
         "uniform" => Weights::Uniform,
         "rank" => Weights::Rank,
         "support" => Weights::Support(supports.iter().map(support).collect::<PyResult<_>>()?),
         "array" => {
-            let values = values
-                .ok_or_else(|| value("weights='array' needs weight_values"))?
-                .as_array()
-                .to_vec();
+            let values = values.ok_or_else(|| value("weights='array' needs weight_values"))?;
+            let values = vector::<f64>("weight_values", values, None)?.as_slice()?.to_vec();
             if let Some(bad) = values.iter().find(|w| !(w.is_finite() && **w >= 0.0)) {
                 return Err(value(format!("weight_values must be finite and >= 0; got {bad}")));
             }
@@ -175,8 +169,8 @@ fn support((rule, x, raw): &RuleTuple) -> PyResult<Support> {
     Ok(Support { rule, raw: *raw })
 }
 
-fn allowed_ids(ids: &PyReadonlyArray1<'_, u32>) -> PyResult<Vec<u32>> {
-    let ids = ids.as_array().to_vec();
+fn allowed_ids(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    let ids = vector::<u32>("allowed", ids, None)?.as_slice()?.to_vec();
     match ids.is_sorted_by(|a, b| a < b) {
         true => Ok(ids),
         false => Err(value("allowed must be sorted and without duplicates")),

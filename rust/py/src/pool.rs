@@ -67,6 +67,13 @@ fn table() -> &'static Table {
     }
 }
 
+/// Leave every pool behind, unused and undropped; for a child after a fork. The pid says the same of most forks, but not
+/// of a descendant that was given the pid of a dead ancestor.
+#[pyfunction]
+pub(crate) fn forget_pools() {
+    TABLE.store(std::ptr::null_mut(), Ordering::Release);
+}
+
 /// The `threads` argument of a call: 0 is the default.
 pub(crate) fn resolve(threads: &Bound<'_, PyAny>) -> PyResult<usize> {
     match integer("threads", threads, 0, MAX_THREADS as u64)? {

@@ -57,8 +57,8 @@ pub(crate) fn sample<'py>(
         for (row, plan) in plans.iter().enumerate() {
             arguments.check_plan(plan, (plans.len() > 1).then_some(row))?;
         }
-        let seeds = vector::<u64>("seeds", seeds, rows)?;
-        let positions = vector::<u64>("positions", positions, rows)?;
+        let seeds = vector::<u64>("seeds", seeds, Some(rows))?;
+        let positions = vector::<u64>("positions", positions, Some(rows))?;
         // A draw's index is one word of the counter.
         let n = integer("n", n, 1, u64::from(u32::MAX))? as usize;
         let coupling = match coupling {

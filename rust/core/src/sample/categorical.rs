@@ -82,7 +82,7 @@ pub fn mass(q: f64) -> u64 {
 
 /// Tokens a block of the CDF: a draw searches the block ends and then sums up masses within one block, so that the scratch
 /// stays small and a single draw costs one pass over q.
-const BLOCK: usize = 256;
+const BLOCK: usize = 64;
 
 struct Cdf<'a> {
     q: &'a [f64],

@@ -136,7 +136,7 @@ struct Term {
     budget: f64,
 }
 
-/// Solves one row; the distribution stays in the workspace. Never panics on any input.
+/// Solves one row; the distribution stays in the workspace. Whatever the row, a valid plan does not panic.
 pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
     try_solve(plan, row, ws).unwrap_or_else(|status| {
         ws.face.clear();

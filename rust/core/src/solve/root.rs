@@ -41,10 +41,7 @@ pub(super) fn falling(mut low: f64, mut high: f64, start: f64, mut eval: impl Fn
         };
         last = if inside && !slow { residual.abs() } else { f64::INFINITY };
         if done || !(next > low && next < high) {
-            return Root {
-                x,
-                iterations,
-            };
+            return Root { x, iterations };
         }
         x = next;
     }

@@ -40,7 +40,7 @@ pub(super) fn outcome(objective: &Objective, face: &Face, term: Term, answer: &A
         threshold: solved.threshold + face.offset,
         objective: linear.value() - regulariser + face.offset,
         entropy: entropy.max(0.0),
-        kl,
+        kl: kl.max(0.0),
         kept_mass: kept.value(),
         iterations: solved.iterations,
     }

@@ -99,7 +99,14 @@ impl Level<'_> {
 
 /// `log(1 - q)` before clipping, `log((c + v^(K-1)) / A) / (K-1)`.
 fn log_share(token: &Token, draws: f64, log_v: f64) -> f64 {
-    let own = math::ln(token.c / token.gain) / draws;
+    let ratio = token.c / token.gain;
+    // Denormal score differences: the ratio underflows before the difference of the logarithms loses anything.
+    let log_ratio = if ratio >= f64::MIN_POSITIVE {
+        math::ln(ratio)
+    } else {
+        math::ln(token.c) - math::ln(token.gain)
+    };
+    let own = log_ratio / draws;
     let level = log_v - math::ln(token.gain) / draws;
     let (small, large) = if own < level { (own, level) } else { (level, own) };
     if small == f64::NEG_INFINITY {

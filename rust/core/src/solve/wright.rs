@@ -8,6 +8,10 @@ pub(super) fn omega(z: f64) -> f64 {
         // e^z (1 - e^z + ...), and e^-40 is below the rounding error.
         return math::exp(z);
     }
+    if z > 1e18 {
+        // log log z / z is below the rounding error, and the products of the iteration would overflow.
+        return z - math::ln(z);
+    }
     let mut w = if z < -2.0 {
         let e = math::exp(z);
         e * (1.0 - e * (1.0 - 1.5 * e))

@@ -59,7 +59,8 @@ pub(super) fn top_k(k: usize, x: &[f64], ranked: &mut Vec<Ranked>, keep: &mut [b
 
 /// The smallest prefix with mass at least `mass`.
 ///
-/// Masses are integers, `round(p 2^62)`, so that their sums do not depend on the order in which they are formed.
+/// Masses are integers, `round(p 2^62)`, so that their sums do not depend on the order in which they are formed. `mass`
+/// is taken down by a few rounding errors of p, so that k of n equal tokens have mass `k / n`.
 pub(super) fn top_p(mass: f64, x: &[f64], p: &[f64], ranked: &mut Vec<Ranked>, keep: &mut [bool]) {
     if mass >= 1.0 {
         return;
@@ -67,7 +68,7 @@ pub(super) fn top_p(mass: f64, x: &[f64], p: &[f64], ranked: &mut Vec<Ranked>, k
     const ONE: f64 = (1_u64 << 62) as f64;
     let weigh = |index: usize| (p[index] * ONE).round() as u64;
     let total: u64 = (0..p.len()).map(weigh).sum();
-    let target = (mass * total as f64).ceil() as u64;
+    let target = (mass * (1.0 - 4.0 * f64::EPSILON) * total as f64).ceil() as u64;
     rank(x, ranked);
     let mut taken = 0_u64;
     let count = prefix(ranked, |items, fresh| {

@@ -12,15 +12,36 @@ pub fn plan(objective: Objective) -> Plan {
         _ => Anchor::None,
     };
     let (temperature, score_weight) = (1.0, 1.0);
-    Plan { objective, temperature, score_weight, raw_scores: false, anchor, supports: vec![], allowed: None }
+    Plan {
+        objective,
+        temperature,
+        score_weight,
+        raw_scores: false,
+        anchor,
+        supports: vec![],
+        allowed: None,
+    }
 }
 
 pub fn coverage(lam: f64, beta_bar: f64, budget: u32, weights: Weights) -> Plan {
-    plan(Objective::Coverage { lam, coverage: Coverage { beta_bar, budget, weights } })
+    plan(Objective::Coverage {
+        lam,
+        coverage: Coverage {
+            beta_bar,
+            budget,
+            weights,
+        },
+    })
 }
 
 pub fn row(x: &[f64]) -> Row<'_> {
-    Row { scores: Scores::F64(x), mask: None, anchor: None, weights: None, budget: None }
+    Row {
+        scores: Scores::F64(x),
+        mask: None,
+        anchor: None,
+        weights: None,
+        budget: None,
+    }
 }
 
 /// A row solved, with the distribution scattered over the vocabulary.
@@ -41,7 +62,12 @@ pub fn solve(plan: &Plan, row: &Row<'_>) -> Solution {
         q[id as usize] = value;
         log_q[id as usize] = log;
     }
-    Solution { outcome, face: ws.face().to_vec(), q, log_q }
+    Solution {
+        outcome,
+        face: ws.face().to_vec(),
+        q,
+        log_q,
+    }
 }
 
 pub fn total_variation(a: &[f64], b: &[f64]) -> f64 {
@@ -61,11 +87,15 @@ pub fn marginal(objective: &Objective, lq: f64, log_r: f64, w: f64) -> f64 {
         Objective::Softmax { lam } => lam * (lq + 1.0),
         Objective::AnchoredSoftmax { lam } => lam * (lq - log_r + 1.0),
         Objective::Quadratic { lam } => lam * lq.exp(),
-        Objective::Tsallis { lam, alpha } => lam * (alpha * ((alpha - 1.0) * lq).exp() - 1.0) / (alpha * (alpha - 1.0)),
+        Objective::Tsallis { lam, alpha } => lam * (((alpha - 1.0) * lq).exp_m1() / (alpha - 1.0) + 1.0 / alpha),
         Objective::Coverage { lam, coverage } | Objective::Mirror { lam, coverage, .. } => {
             let kl = if *lam > 0.0 { lam * (lq - log_r + 1.0) } else { 0.0 };
             let k = f64::from(coverage.budget);
-            let miss = if k == 1.0 { 1.0 } else { ((k - 1.0) * (-lq.exp()).ln_1p()).exp() };
+            let miss = if k == 1.0 {
+                1.0
+            } else {
+                ((k - 1.0) * (-lq.exp()).ln_1p()).exp()
+            };
             kl - coverage.beta_bar * w * k * miss
         }
     }
@@ -79,14 +109,14 @@ pub fn kkt_violation(plan: &Plan, x: &[f64], log_r: &[f64], w: &[f64], solution:
         let i = id as usize;
         let lq = solution.log_q[i];
         let l = plan.score_weight * x[i] / plan.temperature;
-        let slope = if lq > f64::NEG_INFINITY || matches!(plan.objective, Objective::Tsallis { .. }) {
-            marginal(&plan.objective, lq, log_r[i], w[i])
-        } else {
-            marginal(&plan.objective, f64::NEG_INFINITY, log_r[i], w[i])
-        };
+        let slope = marginal(&plan.objective, lq, log_r[i], w[i]);
         let scale = 1.0 + l.abs() + slope.abs() + eta.abs();
         let excess = (l - slope - eta) / scale;
-        if solution.q[i] > 0.0 { excess.abs() } else { excess.max(0.0) }
+        if solution.q[i] > 0.0 {
+            excess.abs()
+        } else {
+            excess.max(0.0)
+        }
     });
     worst.fold(0.0, f64::max)
 }
@@ -94,11 +124,18 @@ pub fn kkt_violation(plan: &Plan, x: &[f64], log_r: &[f64], w: &[f64], solution:
 /// The Frank-Wolfe gap: an upper bound of how far the objective is from its maximum on the face.
 pub fn gap(plan: &Plan, x: &[f64], log_r: &[f64], w: &[f64], solution: &Solution) -> f64 {
     let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let gradient = |i: usize| plan.score_weight * ((x[i] - top) / plan.temperature)
-        - marginal(&plan.objective, solution.log_q[i], log_r[i], w[i]);
+    let gradient = |i: usize| {
+        plan.score_weight * ((x[i] - top) / plan.temperature)
+            - marginal(&plan.objective, solution.log_q[i], log_r[i], w[i])
+    };
     let face = || solution.face.iter().map(|&id| id as usize);
-    let best = face().map(gradient).fold(f64::NEG_INFINITY, f64::max);
-    best - face().filter(|&i| solution.q[i] > 0.0).map(|i| solution.q[i] * gradient(i)).sum::<f64>()
+    // Of a positive probability that underflows, log q is large and its gradient all rounding; it cannot matter.
+    let counts = |i: &usize| solution.log_q[*i] > -1e4 || solution.log_q[*i] == f64::NEG_INFINITY;
+    let best = face().filter(counts).map(gradient).fold(f64::NEG_INFINITY, f64::max);
+    best - face()
+        .filter(|&i| solution.q[i] > 0.0)
+        .map(|i| solution.q[i] * gradient(i))
+        .sum::<f64>()
 }
 
 /// Bisection for a decreasing function.
@@ -129,8 +166,14 @@ pub fn sparsemax(z: &[f64]) -> Vec<f64> {
 /// Tsallis entmax of `z` by bisection.
 pub fn entmax(z: &[f64], alpha: f64) -> Vec<f64> {
     let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let q = |z: f64, mu: f64| (1.0 + (alpha - 1.0) * (z - top - mu)).max(0.0).powf(1.0 / (alpha - 1.0));
-    let mu = bisect(0.0, 1.0 / (alpha - 1.0), |mu| z.iter().map(|&z| q(z, mu)).sum::<f64>() - 1.0);
+    let q = |z: f64, mu: f64| {
+        (1.0 + (alpha - 1.0) * (z - top - mu))
+            .max(0.0)
+            .powf(1.0 / (alpha - 1.0))
+    };
+    let mu = bisect(0.0, 1.0 / (alpha - 1.0), |mu| {
+        z.iter().map(|&z| q(z, mu)).sum::<f64>() - 1.0
+    });
     z.iter().map(|&z| q(z, mu)).collect()
 }
 
@@ -139,7 +182,9 @@ pub fn best_of_k(l: &[f64], log_r: &[f64], lam: f64, beta_bar: f64, w: &[f64], k
     let c = |i: usize| l[i] / lam + log_r[i];
     let a = |i: usize| beta_bar * w[i] * k / lam;
     let u = |i: usize, nu: f64| {
-        bisect(-800.0, 0.0, |u| c(i) - nu - u + a(i) * ((k - 1.0) * (-u.exp_m1()).ln()).exp())
+        bisect(-800.0, 0.0, |u| {
+            c(i) - nu - u + a(i) * ((k - 1.0) * (-u.exp_m1()).ln()).exp()
+        })
     };
     let top = (0..l.len()).map(c).fold(f64::NEG_INFINITY, f64::max);
     let high = (0..l.len()).map(|i| c(i) + a(i)).fold(f64::NEG_INFINITY, f64::max) + (l.len() as f64).ln();
@@ -153,7 +198,9 @@ pub fn waterfill(l: &[f64], beta_bar: f64, w: &[f64], k: f64) -> Vec<f64> {
     let top = l.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let q = |i: usize, y: f64| (1.0 - (((top - l[i]) + y.exp()) / a(i)).powf(1.0 / (k - 1.0))).max(0.0);
     let high = (0..l.len()).map(|i| l[i] + a(i)).fold(f64::NEG_INFINITY, f64::max);
-    let y = bisect(-700.0, (high - top).ln(), |y| (0..l.len()).map(|i| q(i, y)).sum::<f64>() - 1.0);
+    let y = bisect(-700.0, (high - top).ln(), |y| {
+        (0..l.len()).map(|i| q(i, y)).sum::<f64>() - 1.0
+    });
     (0..l.len()).map(|i| q(i, y)).collect()
 }
 
@@ -181,7 +228,9 @@ impl Rng {
 /// Rows that break naive code, all finite.
 pub fn adversarial() -> Vec<(&'static str, Vec<f64>)> {
     let mut rng = Rng(7);
-    let cauchy = (0..257).map(|_| (std::f64::consts::PI * (rng.uniform() - 0.5)).tan()).collect();
+    let cauchy = (0..257)
+        .map(|_| (std::f64::consts::PI * (rng.uniform() - 0.5)).tan())
+        .collect();
     let mut one_hot = vec![0.0; 64];
     one_hot[17] = 1e30;
     vec![

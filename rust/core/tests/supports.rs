@@ -1,0 +1,192 @@
+//! Which tokens each support keeps.
+
+mod common;
+
+use common::*;
+use optdecode_core::plan::*;
+use proptest::prelude::*;
+
+fn softmax_on(supports: &[Support]) -> Plan {
+    Plan {
+        supports: supports.to_vec(),
+        ..plan(Objective::Softmax { lam: 1.0 })
+    }
+}
+
+fn tempered(rule: Rule) -> Support {
+    Support { rule, raw: false }
+}
+
+fn face(plan: &Plan, x: &[f64]) -> Vec<u32> {
+    solve(plan, &row(x)).face
+}
+
+fn kept(rule: Rule, x: &[f64]) -> Vec<u32> {
+    face(&softmax_on(&[tempered(rule)]), x)
+}
+
+/// Positions by (value descending, index ascending).
+fn order(x: &[f64]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..x.len() as u32).collect();
+    order.sort_by(|&a, &b| {
+        x[b as usize]
+            .partial_cmp(&x[a as usize])
+            .expect("no NaN")
+            .then(a.cmp(&b))
+    });
+    order
+}
+
+fn sorted(mut ids: Vec<u32>) -> Vec<u32> {
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn supports_by_hand() {
+    let x = [0.1_f64, 0.4, 0.2, 0.2, 0.1].map(f64::ln);
+    assert_eq!(kept(Rule::TopK(3), &x), [1, 2, 3]);
+    assert_eq!(kept(Rule::TopK(2), &x), [1, 2]);
+    assert_eq!(kept(Rule::TopK(4), &x), [0, 1, 2, 3]);
+    assert_eq!(kept(Rule::TopK(99), &x), [0, 1, 2, 3, 4]);
+    assert_eq!(kept(Rule::TopP(0.39), &x), [1]);
+    assert_eq!(kept(Rule::TopP(0.55), &x), [1, 2]);
+    assert_eq!(kept(Rule::TopP(0.85), &x), [0, 1, 2, 3]);
+    assert_eq!(kept(Rule::TopP(0.0), &x), [1]);
+    assert_eq!(kept(Rule::TopP(1.0), &x), [0, 1, 2, 3, 4]);
+    assert_eq!(kept(Rule::MinP(0.3), &x), [1, 2, 3]);
+    assert_eq!(kept(Rule::MinP(0.0), &x), [0, 1, 2, 3, 4]);
+    assert_eq!(kept(Rule::MinP(1.0), &x), [1]);
+    assert_eq!(kept(Rule::Epsilon(0.15), &x), [1, 2, 3]);
+    assert_eq!(kept(Rule::Epsilon(0.9), &x), [1]);
+    // sum p^2 = 0.26
+    assert_eq!(kept(Rule::PLess, &x), [1]);
+    assert_eq!(kept(Rule::PLess, &[1.0; 4]), [0, 1, 2, 3]);
+    // H = 1.47: sqrt(0.36) e^-H = 0.138
+    assert_eq!(kept(Rule::Eta(0.36), &x), [1, 2, 3]);
+    assert_eq!(kept(Rule::TopNSigma(1.0), &[0.0, 10.0, 9.0, 1.0]), [1, 2]);
+    assert_eq!(kept(Rule::TopNSigma(0.0), &[0.0, 10.0, 10.0, 1.0]), [1, 2]);
+    // A uniform row divides exactly.
+    for n in [1, 3, 10, 49] {
+        for k in 1..=n {
+            let mass = f64::from(k) / f64::from(n);
+            assert_eq!(
+                kept(Rule::TopP(mass), &vec![0.7; n as usize]).len(),
+                k as usize,
+                "{k} of {n}"
+            );
+        }
+    }
+}
+
+#[test]
+fn raw_supports_ignore_the_temperature() {
+    let x = [0.1_f64, 0.4, 0.2, 0.2, 0.1].map(f64::ln);
+    for rule in [
+        Rule::TopP(0.55),
+        Rule::MinP(0.4),
+        Rule::Epsilon(0.15),
+        Rule::Eta(0.36),
+        Rule::PLess,
+    ] {
+        let plan = Plan {
+            temperature: 0.1,
+            ..softmax_on(&[Support { rule, raw: true }])
+        };
+        assert_eq!(face(&plan, &x), kept(rule, &x), "{rule:?}");
+    }
+    let sharp = Plan {
+        temperature: 0.1,
+        ..softmax_on(&[tempered(Rule::TopP(0.55))])
+    };
+    assert_eq!(face(&sharp, &x), [1]);
+    let wide = Plan {
+        temperature: 4.0,
+        ..softmax_on(&[tempered(Rule::MinP(0.5))])
+    };
+    assert_eq!(face(&wide, &x), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn top_n_sigma_is_safe_at_both_ends_of_the_range() {
+    assert_eq!(kept(Rule::TopNSigma(1.0), &[1e300, -1e300, -1e300, 0.9e300]), [0, 3]);
+    assert_eq!(
+        kept(Rule::TopNSigma(1.0), &[f64::MAX, f64::MIN, f64::MIN, f64::MAX]),
+        [0, 3]
+    );
+    assert_eq!(
+        kept(Rule::TopNSigma(1.0), &[1e-320, -1e-320, -1e-320, 0.9e-320]),
+        [0, 3]
+    );
+    assert_eq!(kept(Rule::TopNSigma(3.0), &[5.0; 3]), [0, 1, 2]);
+}
+
+#[test]
+fn supports_on_adversarial_rows_keep_the_best_token() {
+    for (name, x) in adversarial() {
+        let best = order(&x)[0];
+        for rule in [
+            Rule::TopK(1),
+            Rule::TopK(3),
+            Rule::TopP(0.0),
+            Rule::TopP(0.9),
+            Rule::MinP(0.1),
+            Rule::MinP(2.0),
+            Rule::TopNSigma(0.0),
+            Rule::TopNSigma(1.0),
+            Rule::PLess,
+            Rule::Epsilon(0.1),
+            Rule::Eta(0.1),
+        ] {
+            let ids = kept(rule, &x);
+            assert!(ids.contains(&best), "{name} {rule:?}: {ids:?}");
+            assert!(ids.is_sorted(), "{name} {rule:?}");
+        }
+    }
+}
+
+fn scores() -> impl Strategy<Value = Vec<f64>> {
+    let value = prop_oneof![-5.0..5.0, (-3_i32..3).prop_map(f64::from), Just(-0.0), -1e3..1e3];
+    prop::collection::vec(value, 1..80)
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    prop_oneof![
+        (1_usize..30).prop_map(Rule::TopK),
+        (0.0..1.1).prop_map(Rule::TopP),
+        (0.0..1.1).prop_map(Rule::MinP),
+        (0.0..3.0).prop_map(Rule::TopNSigma),
+        Just(Rule::PLess),
+        (0.0..0.3).prop_map(Rule::Epsilon),
+        (0.0..0.3).prop_map(Rule::Eta),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn top_k_is_the_sorted_prefix(x in scores(), k in 1_usize..100) {
+        prop_assert_eq!(kept(Rule::TopK(k), &x), sorted(order(&x).into_iter().take(k).collect()));
+    }
+
+    #[test]
+    fn top_p_is_the_smallest_prefix(x in scores(), mass in 0.0..1.0) {
+        let ids = kept(Rule::TopP(mass), &x);
+        let order = order(&x);
+        prop_assert_eq!(&ids, &sorted(order[..ids.len()].to_vec()));
+        let log_p = log_softmax(&x);
+        let of = |ids: &[u32]| ids.iter().map(|&id| log_p[id as usize].exp()).sum::<f64>();
+        prop_assert!(of(&order[..ids.len()]) >= mass - 1e-14);
+        prop_assert!(ids.len() == 1 || of(&order[..ids.len() - 1]) < mass + 1e-14);
+    }
+
+    #[test]
+    fn supports_commute(x in scores(), a in rule(), b in rule(), raw in any::<bool>(), temperature in 0.2..3.0) {
+        let (a, b) = (tempered(a), Support { rule: b, raw });
+        let of = |supports: &[Support]| face(&Plan { temperature, ..softmax_on(supports) }, &x);
+        let both = of(&[a, b]);
+        prop_assert_eq!(&both, &of(&[b, a]));
+        let (only_a, only_b) = (of(&[a]), of(&[b]));
+        let shared: Vec<u32> = only_a.into_iter().filter(|id| only_b.contains(id)).collect();
+        prop_assert_eq!(both, shared);
+    }
+}
