@@ -3,8 +3,9 @@
 ``import optdecode as od`` needs NumPy alone; torch, engines, plots and the embedded model load only when they are used.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from optdecode._batch import sample_batch as sample_batch
-from optdecode._certificate import Certificate as Certificate
 from optdecode._decoder import Decoder as Decoder
 from optdecode._plan import PlanKind as PlanKind
 from optdecode._problem import MirrorAscent as MirrorAscent
@@ -47,4 +48,16 @@ from optdecode.supports import TopK as TopK
 from optdecode.supports import TopNSigma as TopNSigma
 from optdecode.supports import TopP as TopP
 
+if TYPE_CHECKING:
+    from optdecode._certificate import Certificate as Certificate
+
 __version__ = _version()
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use what few programs need (PEP 562)."""
+    if name == "Certificate":
+        from optdecode._certificate import Certificate
+
+        return Certificate
+    raise AttributeError(f"module 'optdecode' has no attribute {name!r}")

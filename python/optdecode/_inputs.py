@@ -6,7 +6,7 @@ passed without a copy unless their last axis is strided or their batch axes cann
 
 from __future__ import annotations
 
-import secrets
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -262,7 +262,7 @@ def read_seeds(seed: Any, shape: tuple[int, ...], row_seeds: Any) -> np.ndarray:
     """Return one 64-bit seed a row: fresh entropy, the caller's array, or `row_seeds` of the caller's scalar."""
     count = int(np.prod(shape))
     if seed is None:
-        return np.frombuffer(secrets.token_bytes(8 * count), dtype=np.uint64)
+        return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
     seeds = per_row_integers("seed", seed, shape, 0, _SEED_BOUND)
     if np.ndim(seed) == 0 and count > 1:
         derived: np.ndarray = row_seeds(int(seeds[0]), count)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optdecode._certificate import Certificate, certify
 from optdecode._inputs import Rows
 from optdecode._status import Status
 from optdecode.errors import ConvergenceError
 
 if TYPE_CHECKING:
+    from optdecode._certificate import Certificate
     from optdecode._plan import Plan
     from optdecode.backends import Drawn, Solved
 
@@ -120,6 +120,8 @@ class Solution:
         Certificate
             ``gap`` bounds from above what any distribution of the feasible set could gain over q.
         """
+        from optdecode._certificate import certify  # here: `import optdecode` should not pay for it
+
         return certify(
             self._plan,
             self._rows.widened(),

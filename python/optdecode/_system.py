@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-from importlib import metadata
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -81,18 +78,19 @@ def row_seeds(seed: int, n: int) -> np.ndarray:
 
 def show_versions() -> None:
     """Print version, build profile, instruction set, threads and the optional dependencies found."""
+    import platform  # these two cost more than the rest of `import optdecode`
+    from importlib import metadata
+
+    distributions = metadata.packages_distributions()
     info = {
         **_core.build_info(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "numpy": np.__version__,
     }
     for name in _OPTIONAL:
-        info[name] = metadata.version(_distribution(name)) if find_spec(name) else "not installed"
+        found = distributions.get(name)
+        info[name] = metadata.version(found[0]) if found else "not installed"
     width = max(map(len, info))
     print("optdecode")
     for name, value in info.items():
         print(f"  {name:<{width}}  {value}")
-
-
-def _distribution(module: str) -> str:
-    return (metadata.packages_distributions().get(module) or [module])[0]

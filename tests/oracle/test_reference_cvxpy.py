@@ -86,7 +86,9 @@ def omega(plan, q, r, w):
     if plan.kind is PlanKind.THRESHOLD_TSALLIS:
         return lam * cp.sum(cp.power(q, alpha) - q) / (alpha * (alpha - 1))
     kl = lam * cp.sum(cp.rel_entr(q, r)) if lam else cp.Constant(0.0)
-    return kl - plan.beta_bar * (np.sum(w) - w @ cp.power(1 - q, k))
+    # The weights inside the power: small coefficients of the cones make the solver stall.
+    missed = cp.sum(cp.power(cp.multiply((plan.beta_bar * w) ** (1 / k), 1 - q), k))
+    return kl - plan.beta_bar * np.sum(w) + missed
 
 
 def by_interior_point(plan, linear, face, r, w):

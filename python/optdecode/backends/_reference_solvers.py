@@ -298,7 +298,11 @@ def _coverage_inner(d: Array, e: Array, a: Array, budget: int) -> Array:
         hit, j = -np.expm1(log_miss), hard[i]
         return np.asarray(np.where(hit < 0.5, x + a[j] * hit - e[j], x - a[j] * np.exp(log_miss) - d[j]))
 
-    u[hard], _ = find_roots(residual, d[hard], e[hard])
+    # The same bound, with W(z) <= log(1 + z), puts u above e - log(1 + a (K - 1) e^e).
+    d_hard, e_hard, a_hard = d[hard], e[hard], a[hard]
+    low = np.maximum(d_hard, e_hard - np.logaddexp(0.0, np.log(a_hard * (budget - 1)) + e_hard))
+    high = np.where(e_hard < a_hard, np.minimum(e_hard, 0.0), e_hard)
+    u[hard], _ = find_roots(residual, low, high)
     return u
 
 
