@@ -8,7 +8,7 @@ from typing import Any
 
 from optdecode import presets
 from optdecode._decoder import Decoder
-from optdecode._spec import REGISTRY
+from optdecode._spec import spec_classes
 from optdecode.errors import ProblemError
 from optdecode.regularizers import Regularizer
 from optdecode.supports import Support
@@ -92,9 +92,10 @@ def _name(node: ast.Name, text: str, depth: int) -> Any:
         raise _refused(node, text, "write a call such as od.top_k(50)")
     if node.id in _PRESETS:
         return _PRESETS[node.id]
-    if node.id in REGISTRY:
-        return REGISTRY[node.id]
-    known = ", ".join([*_PRESETS, *sorted(REGISTRY)])
+    classes = spec_classes()
+    if node.id in classes:
+        return classes[node.id]
+    known = ", ".join([*_PRESETS, *sorted(classes)])
     raise _refused(node, text, f"unknown name; known are {known}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from optdecode.errors import ProblemError
@@ -11,8 +11,7 @@ from optdecode.errors import ProblemError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Class name → class, filled as the classes are defined; what `from_dict` and the string parser may build.
-REGISTRY: dict[str, type[Spec]] = {}
+_CLASSES: dict[str, type[Spec]] = {}  # filled as the classes are defined
 
 
 class Spec:
@@ -24,7 +23,7 @@ class Spec:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        REGISTRY[cls.__name__] = cls
+        _CLASSES[cls.__name__] = cls
 
     def _shown_fields(self) -> dict[str, Any]:
         """Field values that differ from their defaults, in order."""
@@ -78,6 +77,11 @@ class Spec:
         return spec
 
 
+def spec_classes() -> dict[str, type[Spec]]:
+    """Return the concrete specs by name: what `from_dict` and the string parser may build."""
+    return {name: cls for name, cls in _CLASSES.items() if is_dataclass(cls)}
+
+
 def _encode(value: Any) -> Any:
     if isinstance(value, Spec):
         return value.to_dict()
@@ -93,9 +97,10 @@ def _decode(data: Any) -> Any:
         return data
     arguments = dict(data)
     name = arguments.pop("type", None)
-    if name not in REGISTRY:
-        raise ProblemError(f"unknown type {name!r} in a decoder dictionary; known: {', '.join(sorted(REGISTRY))}")
-    cls = REGISTRY[name]
+    known_classes = spec_classes()
+    if name not in known_classes:
+        raise ProblemError(f"unknown type {name!r} in a decoder dictionary; known: {', '.join(sorted(known_classes))}")
+    cls = known_classes[name]
     known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     if unknown := set(arguments) - known:
         raise ProblemError(f"{name} has no field {sorted(unknown)[0]!r}; it has {sorted(known)}")

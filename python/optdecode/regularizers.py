@@ -88,7 +88,7 @@ class Tsallis(Regularizer):
         At least 1. 1 is `NegEntropy` (the limit), 2 is `Quadratic` up to a constant.
     """
 
-    alpha: float = 1.5
+    alpha: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", in_range("Tsallis", "alpha", self.alpha, 1.0))

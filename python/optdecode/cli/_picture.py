@@ -20,6 +20,7 @@ def save_picture(results: list[Measured], samples: int, folder: Path) -> Path:
     figure, axes = plt.subplots(1, len(labels), figsize=(6.2 * len(labels), 4.6), sharey=True, squeeze=False)
     for axis, label in zip(axes[0], labels, strict=True):
         _panel(axis, [result for result in results if result.label == label], samples)
+    axes[0][0].invert_yaxis()  # shared: the first decoder on top
     axes[0][0].legend(loc="upper center", bbox_to_anchor=(len(labels) / 2, -0.12), ncols=3, frameon=False)
     figure.suptitle("Verified derivations on held-out problems (bars: 95 % intervals)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,6 @@ def _panel(axis: Any, results: list[Measured], samples: int) -> None:
         style = {"fmt": marker, "color": "black", "markerfacecolor": fill, "elinewidth": 1, "markersize": 6}
         axis.errorbar(means, [row + offset for row in rows], xerr=errors, label=name, **style)
     axis.set_yticks(list(rows), [result.name for result in results])
-    axis.invert_yaxis()
     axis.set_xlim(-0.02, 1.02)
     axis.set_xlabel("fraction of problems")
     axis.set_title(f"{results[0].label}: T = {results[0].temperature:g}")
