@@ -459,7 +459,8 @@ def _keeps(name: str, value: float, x: Array, t: float, rank: Array) -> Array:
     if name == "min_p":
         return np.asarray(x >= x.max() + t * np.log(value))  # log 0 = -inf keeps all
     if name == "top_n_sigma":
-        return np.asarray(x - x.max() >= -value * (x - x.max()).std())
+        unit = max(float(np.ptp(x)), 5e-324)
+        return np.asarray((x - x.max()) / unit >= -value * ((x - x.max()) / unit).std())
     cutoff = {
         "p_less": (1.0 - 1e-6) * float(p @ p),
         "epsilon": value,

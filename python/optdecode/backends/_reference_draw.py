@@ -60,9 +60,7 @@ def row_seeds(seed: int, n: int) -> npt.NDArray[np.uint64]:
     return np.array(seeds, dtype=np.uint64)
 
 
-def draw_positions(
-    q: npt.NDArray[np.float64], seed: int, position: int, n: int, coupling: str
-) -> npt.NDArray[np.intp]:
+def draw_positions(q: npt.NDArray[np.float64], seed: int, position: int, n: int, coupling: str) -> npt.NDArray[np.intp]:
     """Return n positions in `q` by integer inverse CDF: the first with cumulative mass above r M / 2^64."""
     cumulative = np.cumsum(np.rint(q * 2.0**62).astype(np.uint64), dtype=np.uint64)
     total = int(cumulative[-1])

@@ -92,8 +92,11 @@ def _min_p(x: Array, t: float, rho: float) -> Flags:
 
 def _top_n_sigma(x: Array, t: float, n: float) -> Flags:
     below = x - x.max()
-    scale = float(np.abs(below).max())  # keeps the squares of values such as 1e200 finite
-    return np.asarray(below >= -n * scale * np.std(below / scale)) if scale > 0.0 else np.ones(x.size, dtype=bool)
+    spread = -float(below.min())
+    if spread == 0.0:
+        return np.ones(x.size, dtype=bool)
+    scaled = below / spread  # of order 1, be the logits 1e200 or denormal
+    return np.asarray(scaled >= -n * np.std(scaled))
 
 
 def _p_less(x: Array, t: float, unused: float) -> Flags:
