@@ -102,6 +102,17 @@ def test_bad_anchor_and_weights(logits, backend):
     assert list(solution.status) == [0, Status.BAD_WEIGHTS, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_that_the_anchor_forbids_may_hold_anything(logits, backend):
+    decoder, anchor = od.best_of_k(anchor="given"), np.zeros(300)
+    anchor[[7, 8]] = -np.inf
+    bad = logits.copy()
+    bad[:, 7], bad[:, 8] = np.nan, np.inf
+    solution = decoder(bad, anchor=anchor, backend=backend)
+    np.testing.assert_array_equal(solution.probs, decoder(logits, anchor=anchor, backend=backend).probs)
+    assert not np.isnan(solution.certificate().gap).any()
+
+
 @pytest.mark.parametrize("shape", [(), (4, 0), (0,)])
 def test_shapes_refused(shape):
     with pytest.raises(od.ShapeError, match=r"logits must be \(..., V\) with V >= 1; got"):

@@ -31,7 +31,8 @@ class Estimate:
 
     def shown(self) -> str:
         """Mean and interval as the table prints them."""
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        mean, low, high = (f"{value:.2f}".removeprefix("0") for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low}-{high})"
 
 
 @dataclass(frozen=True)

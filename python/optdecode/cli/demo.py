@@ -33,6 +33,8 @@ class Entry:
     build: Callable[[float, int], Decoder]
 
 
+_TABLE_WIDTH = 112
+
 #: What the demonstration compares. Best-of-K stands beside its twin without coverage: their difference is coverage.
 ENTRIES = (
     Entry("greedy", lambda t, k: presets.greedy()),
@@ -43,7 +45,7 @@ ENTRIES = (
     Entry("sparsemax", lambda t, k: presets.sparsemax(t)),
     Entry("entmax 1.5", lambda t, k: presets.entmax(1.5, t)),
     Entry("best-of-K", lambda t, k: presets.best_of_k(k, beta_bar=0.5, lam=1.0, temperature=t)),
-    Entry("its twin (no coverage)", lambda t, k: presets.best_of_k(k, beta_bar=0.5, lam=1.0, temperature=t).twin()),
+    Entry("twin (no coverage)", lambda t, k: presets.best_of_k(k, beta_bar=0.5, lam=1.0, temperature=t).twin()),
 )
 
 
@@ -71,14 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     try:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
 
         from optdecode.cli._measure import measure
         from optdecode.cli._picture import save_picture
@@ -95,11 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     model = EmbeddedModel()
     results: list[Measured] = []
-    columns = (
-        TextColumn("[bold]{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
+    with _progress(console) as progress:
         task = progress.add_task("decoding", total=len(ENTRIES) * len(temperatures))
         for label, temperature in temperatures:
             for entry in ENTRIES:
@@ -110,10 +100,25 @@ def run(arguments: argparse.Namespace) -> int:
                 )
                 progress.advance(task)
         progress.update(task, description="done")
-    console.print(_table(results, samples, len(problems)))
+    # Cells cut short say nothing: a narrower terminal wraps the lines.
+    Console(width=max(console.width, _TABLE_WIDTH)).print(_table(results, samples, len(problems)))
     console.print(_BUDGET_NOTE, style="dim")
     console.print(f"picture: {save_picture(results, samples, arguments.output)}")
     return 0
+
+
+def _progress(console: Any) -> Any:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("[bold]{task.description:<32}"), *columns, console=console)
 
 
 def _temperatures(cool: float, hot: float) -> list[tuple[str, float]]:
@@ -123,9 +128,12 @@ def _temperatures(cool: float, hot: float) -> list[tuple[str, float]]:
 
 
 def _table(results: list[Measured], samples: int, problems: int) -> Any:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{problems} held-out problems, {samples} samples each")
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{problems} held-out problems, {samples} samples each"
+    )
     table.add_column("decoder", no_wrap=True)
     for name in ("T", "pass@1", f"pass@{samples}", f"majority@{samples}", "distinct", "entropy", "µs/token", "share"):
         table.add_column(name, justify="right", no_wrap=True)

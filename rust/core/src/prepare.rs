@@ -75,15 +75,18 @@ impl Prepared {
             if row.mask.is_some_and(|mask| !mask.allows(id)) {
                 return;
             }
+            let r = anchor.map(|anchor| anchor.get(id).copied().unwrap_or(f64::NAN));
+            if r == Some(f64::NEG_INFINITY) {
+                return;
+            }
             let x = value(id);
             nan |= x.is_nan();
             inf |= x == f64::INFINITY;
             if !x.is_finite() {
                 return;
             }
-            if let Some(anchor) = anchor {
-                let r = anchor.get(id).copied().unwrap_or(f64::NAN);
-                bad_anchor |= r.is_nan() || r == f64::INFINITY;
+            if let Some(r) = r {
+                bad_anchor |= !r.is_finite();
                 if !r.is_finite() {
                     return;
                 }
