@@ -145,9 +145,9 @@ class EmbeddedModel:
 
     Examples
     --------
-    >>> import optdecode as od  # doctest: +SKIP
-    >>> model = EmbeddedModel()  # doctest: +SKIP
-    >>> model.generate(["a = 7 ; b = a + c ; c = 2 ; ? b"], od.greedy()).text  # doctest: +SKIP
+    >>> import optdecode as od
+    >>> model = EmbeddedModel()
+    >>> model.generate(["a = 7 ; b = a + c ; c = 2 ; ? b"], od.greedy()).text
     ('a 7 c 2 b 7 + 2 9 # 9',)
     """
 
