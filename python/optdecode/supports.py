@@ -7,6 +7,7 @@ matter. "Order" below is (score descending, token id ascending). No rule ever re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,9 +45,20 @@ class Support(Spec):
 
 
 class _Rule(Support):
-    """A support with one numeric parameter, its first field."""
+    """A support with at most one numeric parameter, its first field, in the range that the class names."""
 
     rule: ClassVar[str]
+    high: ClassVar[float] = 1.0
+    open_low: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        for name, value in list(vars(self).items()):
+            if name == "measured_on":
+                one_of(owner, name, value, _MEASURED_ON)
+            else:
+                number = in_range(owner, name, value, 0.0, self.high, open_low=self.open_low)
+                object.__setattr__(self, name, number)
 
     def rules(self) -> tuple[Rule, ...]:
         values = [value for value in vars(self).values() if not isinstance(value, str)]
@@ -97,10 +109,7 @@ class TopP(_Rule):
     p: float
     measured_on: str = "tempered"
     rule = "top_p"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "p", in_range("TopP", "p", self.p, 0.0, 1.0, open_low=True))
-        one_of("TopP", "measured_on", self.measured_on, _MEASURED_ON)
+    open_low = True
 
     def formula(self) -> str:
         return f"smallest set of best tokens with {self._measure()}-mass >= {self.p:g}"
@@ -124,10 +133,6 @@ class MinP(_Rule):
     measured_on: str = "tempered"
     rule = "min_p"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "p", in_range("MinP", "p", self.p, 0.0, 1.0))
-        one_of("MinP", "measured_on", self.measured_on, _MEASURED_ON)
-
     def formula(self) -> str:
         return f"{self._measure()}_v >= {self.p:g} * max {self._measure()}"
 
@@ -144,9 +149,7 @@ class TopNSigma(_Rule):
 
     n: float
     rule = "top_n_sigma"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n", in_range("TopNSigma", "n", self.n, 0.0))
+    high = math.inf
 
     def formula(self) -> str:
         return f"s_v >= max s - {self.n:g} std(s)"
@@ -164,9 +167,6 @@ class PLess(_Rule):
 
     measured_on: str = "tempered"
     rule = "p_less"
-
-    def __post_init__(self) -> None:
-        one_of("PLess", "measured_on", self.measured_on, _MEASURED_ON)
 
     def formula(self) -> str:
         return f"{self._measure()}_v >= (1 - 1e-6) sum {self._measure()}^2"
@@ -188,10 +188,6 @@ class Epsilon(_Rule):
     measured_on: str = "tempered"
     rule = "epsilon"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", in_range("Epsilon", "epsilon", self.epsilon, 0.0, 1.0))
-        one_of("Epsilon", "measured_on", self.measured_on, _MEASURED_ON)
-
     def formula(self) -> str:
         return f"{self._measure()}_v >= {self.epsilon:g}"
 
@@ -211,10 +207,6 @@ class Eta(_Rule):
     epsilon: float
     measured_on: str = "tempered"
     rule = "eta"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", in_range("Eta", "epsilon", self.epsilon, 0.0, 1.0))
-        one_of("Eta", "measured_on", self.measured_on, _MEASURED_ON)
 
     def formula(self) -> str:
         return f"{self._measure()}_v >= min({self.epsilon:g}, sqrt({self.epsilon:g}) exp(-H({self._measure()})))"
