@@ -1,7 +1,7 @@
 """One decoding step, logits to token, on vocabulary-sized rows: every preset beside a floor and torch, in one run.
 
-`make bench` runs it. Rows rotate, so that a row is not in a near cache when it comes again. The floor reads the row once
-(`np.max`); torch's softmax and multinomial are what a plain sampling loop pays.
+`make bench` runs it. Rows rotate, so that a row is not in a near cache when it comes again. The floor reads the row
+once (`np.max`); torch's softmax and multinomial are what a plain sampling loop pays.
 """
 
 from itertools import cycle

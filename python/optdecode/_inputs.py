@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optdecode._plan import Plan
 from optdecode.errors import BackendUnavailableError, DTypeError, ProblemError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _FLOAT_TAGS = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _SEED_BOUND = 1 << 64
@@ -42,13 +45,13 @@ class Rows:
         Results go back as torch tensors.
     """
 
-    logits: np.ndarray
+    logits: NDArray[Any]
     dtype: str
     shape: tuple[int, ...]
-    mask: np.ndarray | None = None
-    anchor: np.ndarray | None = None
-    weights: np.ndarray | None = None
-    budget: np.ndarray | None = None
+    mask: NDArray[Any] | None = None
+    anchor: NDArray[Any] | None = None
+    weights: NDArray[Any] | None = None
+    budget: NDArray[Any] | None = None
     torch: bool = False
 
     @property
@@ -61,7 +64,7 @@ class Rows:
         """V."""
         return int(self.logits.shape[1])
 
-    def restore(self, rows: np.ndarray) -> Any:
+    def restore(self, rows: NDArray[Any]) -> Any:
         """Give a (B, ...) result the caller's batch shape and array type."""
         result = rows.reshape(self.shape + rows.shape[1:])
         if self.torch:
@@ -76,7 +79,7 @@ class Rows:
         }
         return Rows(self.logits.copy(), self.dtype, self.shape, budget=self.budget, torch=self.torch, **parts)
 
-    def widened(self) -> np.ndarray:
+    def widened(self) -> NDArray[Any]:
         """The logits as float64, shape (B, V)."""
         if self.dtype == "bf16":
             return (self.logits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -143,7 +146,7 @@ def _is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _numpy_view(value: Any, name: str) -> np.ndarray:
+def _numpy_view(value: Any, name: str) -> NDArray[Any]:
     """View a CPU tensor or anything array-like as a NumPy array; bfloat16 tensors as uint16 patterns."""
     if not _is_torch(value):
         try:
@@ -161,7 +164,7 @@ def _numpy_view(value: Any, name: str) -> np.ndarray:
     return np.asarray(value.numpy())
 
 
-def _logits_array(logits: Any) -> tuple[np.ndarray, str, bool]:
+def _logits_array(logits: Any) -> tuple[NDArray[Any], str, bool]:
     array = _numpy_view(logits, "logits")
     is_torch = _is_torch(logits)
     name = array.dtype.name
@@ -192,7 +195,7 @@ def _check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any
             raise ShapeError(f"Allowed names token {plan.allowed[-1]}, the logits have V = {vocabulary}{where}")
 
 
-def _broadcast(name: str, array: np.ndarray, shape: tuple[int, ...], width: int) -> np.ndarray:
+def _broadcast(name: str, array: NDArray[Any], shape: tuple[int, ...], width: int) -> NDArray[Any]:
     """Lay (..., W) out as (B, W), or (1, W) where one row serves the whole batch."""
     if array.ndim == 1:
         return np.ascontiguousarray(array[None])
@@ -205,7 +208,7 @@ def _broadcast(name: str, array: np.ndarray, shape: tuple[int, ...], width: int)
     return np.ascontiguousarray(full.reshape(int(np.prod(shape)), width))
 
 
-def _mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+def _mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any]:
     array = _numpy_view(mask, "mask")
     words = -(-vocabulary // 32)
     if array.ndim < 1:
@@ -221,7 +224,7 @@ def _mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> np.ndarray
     return _broadcast("mask", np.ascontiguousarray(array).view(np.uint32), shape, array.shape[-1])
 
 
-def _float_rows(name: str, value: Any, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+def _float_rows(name: str, value: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any]:
     array = _numpy_view(value, name)
     if _is_torch(value) and str(value.dtype) == "torch.bfloat16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
@@ -232,7 +235,7 @@ def _float_rows(name: str, value: Any, shape: tuple[int, ...], vocabulary: int) 
     return _broadcast(name, array.astype(np.float64), shape, vocabulary)
 
 
-def per_row_integers(name: str, value: Any, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+def per_row_integers(name: str, value: Any, shape: tuple[int, ...], low: int, high: int) -> NDArray[Any]:
     """Lay a scalar or a batch-shaped integer array out as (B,) uint64, each in [low, high)."""
     array = _numpy_view(value, name)
     if array.dtype == object and all(isinstance(item, int) for item in array.ravel()):
@@ -254,22 +257,22 @@ def per_row_integers(name: str, value: Any, shape: tuple[int, ...], low: int, hi
     return np.ascontiguousarray(flat.astype(np.uint64))
 
 
-def _budget_rows(budget: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _budget_rows(budget: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return per_row_integers("budget", budget, shape, 1, 2**31).astype(np.uint32)
 
 
-def read_seeds(seed: Any, shape: tuple[int, ...], row_seeds: Any) -> np.ndarray:
+def read_seeds(seed: Any, shape: tuple[int, ...], row_seeds: Any) -> NDArray[Any]:
     """Return one 64-bit seed a row: fresh entropy, the caller's array, or `row_seeds` of the caller's scalar."""
     count = int(np.prod(shape))
     if seed is None:
         return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
     seeds = per_row_integers("seed", seed, shape, 0, _SEED_BOUND)
     if np.ndim(seed) == 0 and count > 1:
-        derived: np.ndarray = row_seeds(int(seeds[0]), count)
+        derived: NDArray[Any] = row_seeds(int(seeds[0]), count)
         return derived
     return seeds
 
 
-def read_positions(position: Any, shape: tuple[int, ...]) -> np.ndarray:
+def read_positions(position: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return one 64-bit position a row."""
     return per_row_integers("position", position, shape, 0, _SEED_BOUND)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from optdecode._problem import MirrorAscent, Problem
 from optdecode.errors import ProblemError
 from optdecode.regularizers import KL, Coverage, NegEntropy, Quadratic, Regularizer, Tsallis, Weights
 from optdecode.supports import Rule, Support, allowed_ids
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class PlanKind(Enum):
@@ -99,7 +100,7 @@ class Plan:
     supports: tuple[Rule, ...] = ()
     allowed: tuple[int, ...] | None = None
 
-    def weight_array(self) -> np.ndarray | None:
+    def weight_array(self) -> NDArray[Any] | None:
         """The weights given as an array, shape (V,), float64; None where they are not."""
         return None if self.weight_values is None else self.weight_values.array()
 

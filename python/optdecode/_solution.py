@@ -13,6 +13,8 @@ from optdecode._status import Status
 from optdecode.errors import ConvergenceError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from optdecode._certificate import Certificate
     from optdecode._plan import Plan
     from optdecode.backends import Drawn, Solved
@@ -190,11 +192,11 @@ def make_draw(rows: Rows, drawn: Drawn, backend: str) -> Draw:
     return Draw(rows.restore(drawn.tokens), rows.restore(log_probs), _status_of(rows, drawn.status), backend)
 
 
-def _status_of(rows: Rows, codes: np.ndarray) -> Any:
+def _status_of(rows: Rows, codes: NDArray[Any]) -> Any:
     return Status(int(codes[0])) if rows.shape == () else rows.restore(codes.astype(np.int64))
 
 
-def raise_on_failure(codes: np.ndarray, result: Any) -> None:
+def raise_on_failure(codes: NDArray[Any], result: Any) -> None:
     """Raise a ConvergenceError that names the first bad rows, if there are any."""
     bad = np.flatnonzero(codes > Status.REDUCED_ACCURACY)
     if not bad.size:

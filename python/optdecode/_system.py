@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optdecode import _core
 from optdecode._spec import positive_int
 from optdecode.errors import ProblemError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _OPTIONAL = (
     "torch",
@@ -49,7 +53,7 @@ def set_num_threads(n: int) -> None:
     _core.set_num_threads(positive_int("set_num_threads", "n", n, high=4096))
 
 
-def row_seeds(seed: int, n: int) -> np.ndarray:
+def row_seeds(seed: int, n: int) -> NDArray[Any]:
     """Derive the seeds of n rows from one seed.
 
     Parameters

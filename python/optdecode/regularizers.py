@@ -7,12 +7,16 @@ can solve is decided where a problem is lowered to a plan (`optdecode._plan`), n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optdecode._spec import Spec, finite, in_range, one_of, positive_int
 from optdecode.errors import ProblemError
 from optdecode.supports import Support
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: A regularizer as a sum: (coefficient, elementary regularizer) pairs.
 Terms = tuple[tuple[float, "Regularizer"], ...]
@@ -144,9 +148,9 @@ class Weights(Spec):
         object.__setattr__(self, "values", tuple(array.tolist()))
         object.__setattr__(self, "_array", array)
 
-    def array(self) -> np.ndarray:
+    def array(self) -> NDArray[Any]:
         """The weights, shape (V,), float64, read-only."""
-        array: np.ndarray = self._array  # type: ignore[attr-defined]  # set in __post_init__
+        array: NDArray[Any] = self._array  # type: ignore[attr-defined]  # set in __post_init__
         return array
 
     def __hash__(self) -> int:

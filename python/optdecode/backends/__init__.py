@@ -6,13 +6,14 @@ A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from optdecode._inputs import Rows
 from optdecode._plan import Plan
 from optdecode.errors import ProblemError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MODULES = {"rust": "optdecode.backends.rust", "reference": "optdecode.backends.reference"}
 
@@ -20,36 +21,36 @@ _MODULES = {"rust": "optdecode.backends.rust", "reference": "optdecode.backends.
 class Solved(NamedTuple):
     """What a backend returns for B rows: arrays (B, V) or (B,)."""
 
-    log_probs: np.ndarray
-    probs: np.ndarray
-    face: np.ndarray
-    threshold: np.ndarray
-    objective: np.ndarray
-    entropy: np.ndarray
-    kl: np.ndarray
-    kept_mass: np.ndarray
-    iterations: np.ndarray
-    status: np.ndarray
+    log_probs: NDArray[Any]
+    probs: NDArray[Any]
+    face: NDArray[Any]
+    threshold: NDArray[Any]
+    objective: NDArray[Any]
+    entropy: NDArray[Any]
+    kl: NDArray[Any]
+    kept_mass: NDArray[Any]
+    iterations: NDArray[Any]
+    status: NDArray[Any]
 
 
 class Drawn(NamedTuple):
     """What a backend returns for n draws of B rows."""
 
-    tokens: np.ndarray
-    log_probs: np.ndarray
-    status: np.ndarray
+    tokens: NDArray[Any]
+    log_probs: NDArray[Any]
+    status: NDArray[Any]
 
 
 class Backend(Protocol):
     """The functions that a backend module has."""
 
-    def solve(self, plan: Plan, logits: np.ndarray, dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
-              threads: int) -> tuple[np.ndarray, ...]:  # fmt: skip
+    def solve(self, plan: Plan, logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
+              threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
         """Solve every row; the arrays of `Solved`, in order."""
 
-    def sample(self, plans: list[Plan], logits: np.ndarray, dtype: str, mask: Any, anchor: Any, weights: Any,
-               budget: Any, seeds: np.ndarray, positions: np.ndarray, n: int, coupling: str,
-               threads: int) -> tuple[np.ndarray, ...]:  # fmt: skip
+    def sample(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any,
+               budget: Any, seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str,
+               threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
         """Draw n tokens a row; the arrays of `Drawn`, in order."""
 
 
@@ -86,7 +87,7 @@ def solve(plan: Plan, rows: Rows, backend: str, threads: int) -> tuple[str, Solv
 
 
 def sample(
-    plans: list[Plan], rows: Rows, seeds: np.ndarray, positions: np.ndarray, n: int, coupling: str, backend: str,
+    plans: list[Plan], rows: Rows, seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str, backend: str,
     threads: int,
 ) -> tuple[str, Drawn]:  # fmt: skip
     """Draw n tokens from every row of a batch; returns the name of the backend that ran, and its arrays."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optdecode import _core
 from optdecode._plan import Plan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def compiled(plan: Plan) -> _core.Plan:
@@ -41,16 +44,16 @@ def _compile(plan: Plan) -> _core.Plan:
 
 
 def solve(
-    plan: Plan, logits: np.ndarray, dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any, threads: int
-) -> tuple[np.ndarray, ...]:
+    plan: Plan, logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any, threads: int
+) -> tuple[NDArray[Any], ...]:
     """Solve every row; see `optdecode.backends.Backend`."""
     return _core.solve(compiled(plan), logits, dtype, mask, anchor, weights, budget, threads)
 
 
 def sample(
-    plans: list[Plan], logits: np.ndarray, dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
-    seeds: np.ndarray, positions: np.ndarray, n: int, coupling: str, threads: int,
-) -> tuple[np.ndarray, ...]:  # fmt: skip
+    plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
+    seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str, threads: int,
+) -> tuple[NDArray[Any], ...]:  # fmt: skip
     """Draw n tokens a row; see `optdecode.backends.Backend`."""
     natives = [compiled(plan) for plan in plans]
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)

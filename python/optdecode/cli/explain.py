@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optdecode._parse import parse_decoder
 from optdecode._solution import Solution
 from optdecode.errors import ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _EXAMPLE = """example:
   python -c "import numpy as np; np.save('row.npy', np.random.default_rng(0).normal(size=1000) * 3)"
@@ -55,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(path: Path) -> np.ndarray:
+def _load(path: Path) -> NDArray[Any]:
     try:
         logits = np.load(path, allow_pickle=False)
     except ValueError as error:
@@ -79,7 +82,7 @@ def _solution_lines(solution: Solution) -> list[str]:
     ]
 
 
-def _token_lines(row: np.ndarray, solution: Solution, top: int) -> list[str]:
+def _token_lines(row: NDArray[Any], solution: Solution, top: int) -> list[str]:
     order = np.argsort(-solution.log_probs, kind="stable")[:top]
     lines = [f"{'token':>8}  {'logit':>12}  {'q':>12}  {'log q':>10}"]
     for token in order:
