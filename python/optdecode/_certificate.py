@@ -234,12 +234,12 @@ class _Coverage:
     budget: int
 
     def _covered(self, log_q: Array) -> Array:
-        return -self.worth * np.expm1(self.budget * _log1mexp(log_q))
+        return np.asarray(-self.worth * np.expm1(self.budget * _log1mexp(log_q)))
 
     def _slope(self, log_q: Array) -> Array:
         if self.budget == 1:
             return self.worth
-        return self.worth * self.budget * np.exp((self.budget - 1) * _log1mexp(log_q))
+        return np.asarray(self.worth * self.budget * np.exp((self.budget - 1) * _log1mexp(log_q)))
 
     def value(self, log_q: Array) -> Array:
         kl = _RelativeEntropy(self.lam, self.log_r).value(log_q) if self.lam else 0.0
@@ -415,7 +415,8 @@ def _mask_bits(mask: npt.NDArray[Any] | None, size: int) -> npt.NDArray[np.bool_
         return mask
     ids = np.arange(size)
     words = np.append(mask.astype(np.uint32), np.uint32(0))  # past the end: forbidden
-    return (words[np.minimum(ids // 32, mask.size)] >> (ids % 32).astype(np.uint32) & 1).astype(bool)
+    bits = words[np.minimum(ids // 32, mask.size)] >> (ids % 32).astype(np.uint32) & 1
+    return np.asarray(bits, dtype=bool)
 
 
 def _coverage_weights(plan: Plan, x: Array, allowed: npt.NDArray[np.bool_]) -> Array:

@@ -125,7 +125,7 @@ def read_rows(
     if array.ndim < 1 or array.shape[-1] < 1:
         raise ShapeError(f"logits must be (..., V) with V >= 1; got {array.shape}")
     shape, vocabulary = array.shape[:-1], array.shape[-1]
-    rows = array.reshape(-1, vocabulary) if array.size else array.reshape(int(np.prod(shape)), vocabulary)
+    rows: NDArray[Any] = array.reshape(int(np.prod(shape)), vocabulary)
     if rows.strides[1] != rows.itemsize or rows.strides[0] < 0:
         rows = np.ascontiguousarray(rows)
     _check_plans(plans, vocabulary, anchor=anchor, budget=budget, weights=weights, mixed=mixed)

@@ -202,7 +202,7 @@ def _tsallis_smooth(y: Array, alpha: float) -> tuple[Array, float, int]:
 
     def log_q(t: float) -> Array:
         with np.errstate(divide="ignore"):
-            return np.log1p(np.maximum(y - t, -1.0)) / (alpha - 1.0)
+            return np.asarray(np.log1p(np.maximum(y - t, -1.0)) / (alpha - 1.0))
 
     # All q_i = 1 / V would need 1 - t = V^-(alpha - 1): the largest t there can be.
     high = -float(np.expm1(-(alpha - 1.0) * np.log(y.size)))
