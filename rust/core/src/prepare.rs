@@ -33,7 +33,7 @@ impl Prepared {
             Scores::F16(x) => self.collect(plan, row, |id| f64::from(x[id])),
             Scores::Bf16(x) => self.collect(plan, row, |id| f64::from(x[id])),
         }?;
-        self.best = (1..self.x.len()).fold(0, |best, i| if self.x[i] > self.x[best] { i } else { best });
+        self.best = self.find_best();
         let top = self.x[self.best];
         log_softmax(
             self.x.iter().map(|x| ((x - top) / plan.temperature).max(FLOOR)),
@@ -52,6 +52,24 @@ impl Prepared {
             self.log_r.iter_mut().for_each(|r| *r = (*r - total).max(FLOOR));
         }
         Ok(())
+    }
+
+    /// Takes candidates in place of all allowed tokens: at least one, ids ascending, among them the best. There is no model
+    /// distribution then.
+    pub(crate) fn hold(&mut self, collect: impl FnOnce(&mut Vec<u32>, &mut Vec<f64>) -> bool) -> bool {
+        let Self { ids, x, .. } = self;
+        ids.clear();
+        x.clear();
+        [&mut self.log_p, &mut self.p, &mut self.log_r, &mut self.p_raw]
+            .into_iter()
+            .for_each(Vec::clear);
+        let complete = collect(ids, x);
+        self.best = self.find_best();
+        complete
+    }
+
+    fn find_best(&self) -> usize {
+        (1..self.x.len()).fold(0, |best, i| if self.x[i] > self.x[best] { i } else { best })
     }
 
     /// The model distribution that a support is measured on.

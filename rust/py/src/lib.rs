@@ -7,6 +7,7 @@ mod pool;
 mod sample;
 mod solve;
 
+use optdecode_core::Level;
 use pyo3::prelude::*;
 
 /// The compiled core of optdecode: rows of logits in CPU memory, solved and drawn.
@@ -36,7 +37,7 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, pyo3::types::PyDict>> {
         info.set_item("version", env!("CARGO_PKG_VERSION"))?;
         info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
         match level() {
-            Ok(level) => info.set_item("level", level)?,
+            Ok(level) => info.set_item("level", level.name())?,
             Err(error) => info.set_item("level", error.value(py).to_string())?,
         }
         match pool::known_default() {
@@ -48,27 +49,24 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, pyo3::types::PyDict>> {
     })
 }
 
-/// Instruction sets that this build has kernels for, best last.
-const BUILT_LEVELS: [&str; 1] = ["scalar"];
-const KNOWN_LEVELS: [&str; 4] = ["scalar", "avx2", "avx512", "neon"];
-
 /// The instruction set in use: what `OPTDECODE_FORCE_LEVEL` asks for, else the best.
-pub(crate) fn level() -> PyResult<&'static str> {
+pub(crate) fn level() -> PyResult<Level> {
     // Read at every call, as kernels cost far more, so that no state survives a fork or hides an error.
     let Some(wanted) = std::env::var_os("OPTDECODE_FORCE_LEVEL").filter(|value| !value.is_empty()) else {
-        return Ok(BUILT_LEVELS[BUILT_LEVELS.len() - 1]);
+        return Ok(Level::best());
     };
     let wanted = wanted.to_string_lossy();
-    if let Some(level) = BUILT_LEVELS.iter().find(|level| **level == wanted) {
+    if let Some(level) = Level::named(&wanted) {
         return Ok(level);
     }
-    let trouble = if KNOWN_LEVELS.contains(&&*wanted) {
-        "is not built into this version"
+    let trouble = if Level::NAMES.contains(&&*wanted) {
+        "is not available on this machine"
     } else {
         "is unknown"
     };
+    let available: Vec<_> = Level::available().map(Level::name).collect();
     Err(errors::value(format!(
         "OPTDECODE_FORCE_LEVEL={wanted} {trouble}; available: {}",
-        BUILT_LEVELS.join(", ")
+        available.join(", ")
     )))
 }

@@ -3,7 +3,7 @@
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use optdecode_core::par::for_each_row;
 use optdecode_core::sample::{Coupling, draw_row, philox4x32_10 as philox, row_seed};
-use optdecode_core::solve::solve_row;
+use optdecode_core::solve::solve_for_draw;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
@@ -44,7 +44,7 @@ pub(crate) fn sample<'py>(
     threads: &Bound<'py, PyAny>,
 ) -> PyResult<Drawn<'py>> {
     guard(|| {
-        crate::level()?;
+        let level = crate::level()?;
         let arguments = Arguments::new(logits, dtype, mask, anchor, weights, budget)?;
         let (rows, vocabulary) = (arguments.rows, arguments.vocabulary);
         let plans: Vec<_> = plans.iter().map(|plan| &plan.get().plan).collect();
@@ -95,9 +95,9 @@ pub(crate) fn sample<'py>(
             detached(py, rows.saturating_mul(vocabulary.max(n)), || {
                 for_each_row(par, vocabulary, &mut jobs, |scratch, row, job| {
                     let plan = if plans.len() == 1 { plans[0] } else { plans[row] };
-                    let outcome = solve_row(plan, &batch.row(row, plan), &mut scratch.workspace);
-                    *job.status = outcome.status as u8;
-                    if !outcome.status.is_solved() {
+                    let found = solve_for_draw(plan, &batch.row(row, plan), level, &mut scratch.workspace);
+                    *job.status = found as u8;
+                    if !found.is_solved() {
                         job.tokens.fill(-1);
                         job.log_probs.fill(f64::NAN);
                         return;

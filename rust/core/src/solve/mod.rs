@@ -2,6 +2,7 @@
 
 mod argmax;
 mod coverage;
+mod draw;
 mod face;
 mod inner;
 mod mirror;
@@ -19,6 +20,7 @@ use crate::prepare::Prepared;
 use crate::row::Row;
 use crate::status::Status;
 use crate::support::{self, rank::Ranked};
+pub use draw::solve_for_draw;
 use face::{Answer, Face};
 
 /// Memory for solving one row at a time: it grows to the largest row seen and is reused.
@@ -30,6 +32,7 @@ pub struct Workspace {
     face: Face,
     answer: Answer,
     scratch: Scratch,
+    sweep: draw::Sweep,
 }
 
 /// Scratch of the solvers; no value survives a call.
@@ -45,6 +48,12 @@ impl Workspace {
     /// An empty workspace.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// After a row without a distribution.
+    fn clear(&mut self) {
+        self.face.clear();
+        self.answer.clear();
     }
 
     /// The token ids of the face of the last row solved, ascending; empty if it could not be solved.
@@ -136,16 +145,26 @@ struct Term {
     budget: f64,
 }
 
-/// Solves one row; the distribution stays in the workspace. Whatever the row, a valid plan does not panic.
-pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
-    try_solve(plan, row, ws).unwrap_or_else(|status| {
-        ws.face.clear();
-        ws.answer.clear();
-        Outcome::failed(status)
-    })
+impl Term {
+    const NONE: Term = Term {
+        beta_bar: 0.0,
+        budget: 1.0,
+    };
 }
 
-fn try_solve(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<Outcome, Status> {
+/// Solves one row; the distribution stays in the workspace. Whatever the row, a valid plan does not panic.
+pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
+    match distribute(plan, row, ws) {
+        Ok((term, solved)) => stats::outcome(&plan.objective, &ws.face, term, &ws.answer, &solved),
+        Err(status) => {
+            ws.clear();
+            Outcome::failed(status)
+        }
+    }
+}
+
+/// Leaves the distribution of a row in the workspace.
+fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, Solved), Status> {
     let Workspace {
         prepared,
         keep,
@@ -153,6 +172,7 @@ fn try_solve(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<Outcome, 
         face,
         answer,
         scratch,
+        ..
     } = ws;
     prepared.load(plan, row)?;
     weights.clear();
@@ -172,15 +192,11 @@ fn try_solve(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<Outcome, 
                 budget: f64::from(budget),
             }
         }
-        None => Term {
-            beta_bar: 0.0,
-            budget: 1.0,
-        },
+        None => Term::NONE,
     };
     support::intersect(&plan.supports, plan.temperature, prepared, &mut scratch.ranked, keep);
     face.gather(plan, prepared, keep, weights);
-    let solved = dispatch(&plan.objective, face, term, scratch, answer);
-    Ok(stats::outcome(&plan.objective, face, term, answer, &solved))
+    Ok((term, dispatch(&plan.objective, face, term, scratch, answer)))
 }
 
 /// One file per solver.

@@ -27,8 +27,7 @@ pub(crate) fn intersect(
             Rule::TopP(mass) => rank::top_p(mass, x, p, ranked, keep),
             Rule::MinP(rho) if rho <= 0.0 => {}
             Rule::MinP(rho) => {
-                let temperature = if raw { 1.0 } else { temperature };
-                let least = x[prepared.best] + temperature * math::ln(rho);
+                let least = x[prepared.best] + min_p_offset(rho, raw, temperature);
                 cutoff::at_least(least, x, keep);
             }
             Rule::TopNSigma(n) => cutoff::top_n_sigma(n, x, x[prepared.best], keep),
@@ -39,4 +38,10 @@ pub(crate) fn intersect(
         // True of every rule in exact arithmetic; rounding (and rho > 1) must not break it.
         keep[prepared.best] = true;
     }
+}
+
+/// `T ln rho`, T = 1 if raw: how far below the best token `p >= rho max p` ends.
+pub(crate) fn min_p_offset(rho: f64, raw: bool, temperature: f64) -> f64 {
+    let temperature = if raw { 1.0 } else { temperature };
+    temperature * math::ln(rho)
 }

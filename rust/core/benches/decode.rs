@@ -1,0 +1,212 @@
+//! Draws and the kernels under them, V = 151,936, on rows that are cold: `cargo bench`, medians, about a minute.
+//!
+//! The floor `row_max` does nothing but read a row, on the best level; the figures to look at are ratios to it. `whole` is a
+//! draw from the whole distribution, as by `solve_row`, which is how draws without a shortcut are made.
+#![allow(missing_docs)]
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use half::bf16;
+use optdecode_core::arch::block_maxima;
+use optdecode_core::plan::{Anchor, Objective, Plan, Rule, Support};
+use optdecode_core::sample::{Coupling, draw_row};
+use optdecode_core::{Level, Row, Workspace, row::Scores, solve_for_draw, solve_row};
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+const V: usize = 151_936;
+/// More than a core's share of the last cache.
+const BYTES: usize = 32 << 20;
+
+/// A head of geometric decay over normal noise: nuclei (p = 0.95) of one to a thousand tokens.
+fn language_model_row(index: usize) -> Vec<f64> {
+    let mut rng = common::Rng(index as u64);
+    let mut x = rng.normals(V, 2.0);
+    let decay = 1.0 + 0.5 * (index % 8) as f64;
+    for rank in 1..1000 {
+        let id = (rng.uniform() * V as f64) as usize;
+        x[id] = 18.0 - 12.0 / decay * f64::from(rank).ln();
+    }
+    x
+}
+
+/// Rows in rotation.
+struct Rows<T> {
+    rows: Vec<Vec<T>>,
+    next: Cell<usize>,
+}
+
+impl<T> Rows<T> {
+    fn new(narrow: impl Fn(f64) -> T) -> Self {
+        let count = BYTES / (V * size_of::<T>());
+        Rows {
+            rows: (0..count)
+                .map(|index| language_model_row(index).into_iter().map(&narrow).collect())
+                .collect(),
+            next: Cell::new(0),
+        }
+    }
+
+    fn next(&self) -> &[T] {
+        let index = self.next.get();
+        self.next.set((index + 1) % self.rows.len());
+        &self.rows[index]
+    }
+}
+
+fn row(scores: Scores<'_>) -> Row<'_> {
+    Row {
+        scores,
+        mask: None,
+        anchor: None,
+        weights: None,
+        budget: None,
+    }
+}
+
+fn decoders() -> [(&'static str, Plan); 5] {
+    let of = |objective, rule: Option<Rule>| Plan {
+        objective,
+        temperature: 1.0,
+        score_weight: 1.0,
+        raw_scores: false,
+        anchor: Anchor::None,
+        supports: rule.map(|rule| Support { rule, raw: false }).into_iter().collect(),
+        allowed: None,
+    };
+    let softmax = Objective::Softmax { lam: 1.0 };
+    [
+        ("greedy", of(Objective::Argmax, None)),
+        ("top_k_50", of(softmax.clone(), Some(Rule::TopK(50)))),
+        ("min_p_05", of(softmax, Some(Rule::MinP(0.05)))),
+        ("sparsemax", of(Objective::Quadratic { lam: 1.0 }, None)),
+        ("entmax_15", of(Objective::Tsallis { lam: 1.0, alpha: 1.5 }, None)),
+    ]
+}
+
+/// One token from a row; no level stands for the whole distribution.
+fn draw(plan: &Plan, scores: Scores<'_>, level: Option<Level>, ws: &mut Workspace) -> i64 {
+    let solved = match level {
+        Some(level) => solve_for_draw(plan, &row(scores), level, ws),
+        None => solve_row(plan, &row(scores), ws).status,
+    };
+    assert!(solved.is_solved());
+    let (mut token, mut log_prob) = ([0], [0.0]);
+    draw_row(
+        ws.face(),
+        ws.q(),
+        ws.log_q(),
+        1,
+        2,
+        Coupling::Iid,
+        &mut token,
+        &mut log_prob,
+        &mut Vec::new(),
+    );
+    token[0]
+}
+
+/// The largest score, and no more; the compiler vectorises it for whatever calls it.
+#[inline(always)]
+fn largest<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
+    let mut best = [f32::NEG_INFINITY; 64];
+    let (blocks, rest) = scores.as_chunks::<64>();
+    for block in blocks {
+        for (best, &x) in best.iter_mut().zip(block) {
+            let x = widen(x);
+            *best = if x > *best { x } else { *best };
+        }
+    }
+    let best = best.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    rest.iter().fold(best, |best, &x| best.max(widen(x)))
+}
+
+#[cfg(target_arch = "x86_64")]
+mod floor {
+    use super::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn avx512<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
+        largest(scores, widen)
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn avx2<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
+        largest(scores, widen)
+    }
+
+    pub fn row_max<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
+        match Level::best().name() {
+            // SAFETY: the level is there.
+            "avx512" => unsafe { avx512(scores, widen) },
+            // SAFETY: the level is there.
+            "avx2" => unsafe { avx2(scores, widen) },
+            _ => largest(scores, widen),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod floor {
+    pub use super::largest as row_max;
+}
+
+fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(700));
+    group
+}
+
+fn width<T: Copy>(
+    criterion: &mut Criterion,
+    name: &str,
+    rows: &Rows<T>,
+    scores: impl for<'a> Fn(&'a [T]) -> Scores<'a>,
+    widen: impl Fn(T) -> f32 + Copy,
+) {
+    let mut kernels = group(criterion, name);
+    kernels.bench_function("row_max", |bencher| {
+        bencher.iter(|| black_box(floor::row_max(rows.next(), widen)));
+    });
+    for level in Level::available() {
+        let mut maxima = Vec::new();
+        kernels.bench_function(format!("block_maxima/{}", level.name()), |bencher| {
+            bencher.iter(|| black_box(block_maxima(level, scores(rows.next()), None, &mut maxima)));
+        });
+    }
+    for (decoder, plan) in decoders() {
+        let mut ws = Workspace::new();
+        for level in Level::available().map(Some).chain([None]) {
+            for x in rows.rows.iter().take(8) {
+                let expected = draw(&plan, scores(x), None, &mut ws);
+                assert_eq!(draw(&plan, scores(x), level, &mut ws), expected);
+            }
+            let label = level.map_or("whole", Level::name);
+            kernels.bench_function(format!("{decoder}/{label}"), |bencher| {
+                bencher.iter(|| black_box(draw(&plan, scores(rows.next()), level, &mut ws)));
+            });
+        }
+    }
+}
+
+fn decode(criterion: &mut Criterion) {
+    width(criterion, "f32", &Rows::new(|x| x as f32), |x| Scores::F32(x), |x| x);
+    width(
+        criterion,
+        "bf16",
+        &Rows::new(bf16::from_f64),
+        |x| Scores::Bf16(x),
+        |x| f32::from_bits(u32::from(x.to_bits()) << 16),
+    );
+}
+
+criterion_group!(benches, decode);
+criterion_main!(benches);

@@ -1,0 +1,139 @@
+//! Eight lanes of f32.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use crate::arch::lanes::{Lanes, Narrow, NarrowLanes, f32_from};
+use crate::arch::{Bounds, Summary, generic};
+use crate::row::Mask;
+
+#[derive(Clone, Copy)]
+struct Avx2(__m256);
+
+impl Lanes for Avx2 {
+    const COUNT: usize = 8;
+    type Value = f32;
+    /// All bits of a lane, or none.
+    type Flag = __m256;
+
+    #[inline(always)]
+    unsafe fn lowest() -> Self {
+        // SAFETY: AVX2 is present, as for every function here.
+        Avx2(unsafe { _mm256_set1_ps(f32::NEG_INFINITY) })
+    }
+
+    #[inline(always)]
+    unsafe fn smallest_from(bound: f64) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_set1_ps(f32_from(bound)) })
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn reduce_max(self) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let four = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn keep(self, bits: u64) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits as i32), each), each);
+            Avx2(_mm256_blendv_ps(Self::lowest().0, self.0, _mm256_castsi256_ps(set)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, least: Self) -> u64 {
+        // SAFETY: as above.
+        let lanes = unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(self.0, least.0)) };
+        lanes as u64
+    }
+
+    #[inline(always)]
+    unsafe fn flag() -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn raise_if_nan(flag: __m256, a: Self, b: Self) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_or_ps(flag, _mm256_cmp_ps::<_CMP_UNORD_Q>(a.0, b.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_raised(flag: __m256) -> bool {
+        // SAFETY: as above.
+        unsafe { _mm256_movemask_ps(flag) != 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a hint; no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}
+
+impl NarrowLanes for Avx2 {
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> Self {
+        // SAFETY: the caller's, eight scores can be read.
+        Avx2(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
+        }
+    }
+}
+
+/// # Safety
+///
+/// The instruction set is present.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::arch) unsafe fn block_maxima<T: Narrow>(
+    scores: &[T],
+    mask: Option<Mask<'_>>,
+    maxima: &mut [f64],
+) -> Summary {
+    // SAFETY: passed on.
+    unsafe { generic::block_maxima::<T, Avx2>(scores, mask, maxima) }
+}
+
+/// # Safety
+///
+/// The instruction set is present.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::arch) unsafe fn collect_above<T: Narrow>(
+    scores: &[T],
+    mask: Option<Mask<'_>>,
+    maxima: &[f64],
+    bounds: Bounds,
+    out: (&mut Vec<u32>, &mut Vec<f64>),
+) -> bool {
+    // SAFETY: passed on.
+    unsafe { generic::collect_above::<T, Avx2>(scores, mask, maxima, bounds, out) }
+}

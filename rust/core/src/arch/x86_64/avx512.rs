@@ -1,0 +1,127 @@
+//! Sixteen lanes of f32, with mask registers.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use crate::arch::lanes::{Lanes, Narrow, NarrowLanes, f32_from};
+use crate::arch::{Bounds, Summary, generic};
+use crate::row::Mask;
+
+#[derive(Clone, Copy)]
+struct Avx512(__m512);
+
+impl Lanes for Avx512 {
+    const COUNT: usize = 16;
+    type Value = f32;
+    type Flag = __mmask16;
+
+    #[inline(always)]
+    unsafe fn lowest() -> Self {
+        // SAFETY: AVX-512 is present, as for every function here.
+        Avx512(unsafe { _mm512_set1_ps(f32::NEG_INFINITY) })
+    }
+
+    #[inline(always)]
+    unsafe fn smallest_from(bound: f64) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_set1_ps(f32_from(bound)) })
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn reduce_max(self) -> f32 {
+        // SAFETY: as above.
+        unsafe { _mm512_reduce_max_ps(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn keep(self, bits: u64) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_mask_mov_ps(Self::lowest().0, bits as __mmask16, self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, least: Self) -> u64 {
+        // SAFETY: as above.
+        u64::from(unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, least.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn flag() -> __mmask16 {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn raise_if_nan(flag: __mmask16, a: Self, b: Self) -> __mmask16 {
+        // SAFETY: as above.
+        flag | unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a.0, b.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_raised(flag: __mmask16) -> bool {
+        flag != 0
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a hint; no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}
+
+impl NarrowLanes for Avx512 {
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> Self {
+        // SAFETY: the caller's, sixteen scores can be read.
+        Avx512(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)))
+        }
+    }
+}
+
+/// # Safety
+///
+/// The instruction set is present.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(in crate::arch) unsafe fn block_maxima<T: Narrow>(
+    scores: &[T],
+    mask: Option<Mask<'_>>,
+    maxima: &mut [f64],
+) -> Summary {
+    // SAFETY: passed on.
+    unsafe { generic::block_maxima::<T, Avx512>(scores, mask, maxima) }
+}
+
+/// # Safety
+///
+/// The instruction set is present.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(in crate::arch) unsafe fn collect_above<T: Narrow>(
+    scores: &[T],
+    mask: Option<Mask<'_>>,
+    maxima: &[f64],
+    bounds: Bounds,
+    out: (&mut Vec<u32>, &mut Vec<f64>),
+) -> bool {
+    // SAFETY: passed on.
+    unsafe { generic::collect_above::<T, Avx512>(scores, mask, maxima, bounds, out) }
+}
