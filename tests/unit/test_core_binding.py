@@ -4,6 +4,7 @@ through the decoders and against the reference backend."""
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -513,11 +514,17 @@ def test_num_threads_is_set_and_read() -> None:
             _core.set_num_threads(bad)
 
 
+def available_levels() -> list[str]:
+    """The instruction sets that the extension can use here, best last, as its own error message lists them."""
+    result = run_script(CALL + "call(1)", {"OPTDECODE_FORCE_LEVEL": "?"})
+    return result.stderr.strip().rpartition("available: ")[2].split(", ")
+
+
 def test_build_info_says_what_was_built() -> None:
     info = _core.build_info()
     assert set(info) == {"version", "profile", "level", "threads", "target"}
     assert info["profile"] in ("debug", "release")
-    assert info["level"] == os.environ.get("OPTDECODE_FORCE_LEVEL", "scalar")
+    assert info["level"] == (os.environ.get("OPTDECODE_FORCE_LEVEL") or available_levels()[-1])
 
 
 CALL = """
@@ -533,13 +540,17 @@ def call(threads, rows=64, vocabulary=4096):
 """
 
 
+# A level that this machine cannot have.
+OTHER_MACHINE = "avx2" if platform.machine().lower() in ("arm64", "aarch64") else "neon"
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
         ({"OPTDECODE_NUM_THREADS": "many"}, "OPTDECODE_NUM_THREADS must be an integer"),
         ({"OPTDECODE_NUM_THREADS": "0"}, "OPTDECODE_NUM_THREADS must be an integer"),
-        ({"OPTDECODE_FORCE_LEVEL": "avx2"}, "OPTDECODE_FORCE_LEVEL=avx2 is not built"),
-        ({"OPTDECODE_FORCE_LEVEL": "sse9"}, "OPTDECODE_FORCE_LEVEL=sse9 is unknown"),
+        ({"OPTDECODE_FORCE_LEVEL": OTHER_MACHINE}, f"OPTDECODE_FORCE_LEVEL={OTHER_MACHINE} is not available on this"),
+        ({"OPTDECODE_FORCE_LEVEL": "sse9"}, "OPTDECODE_FORCE_LEVEL=sse9 is unknown; available: scalar"),
     ],
 )
 def test_bad_environment_is_an_error_at_first_use(environment: dict[str, str], words: str) -> None:
@@ -547,6 +558,34 @@ def test_bad_environment_is_an_error_at_first_use(environment: dict[str, str], w
     result = run_script(script, environment)
     assert words in result.stdout
     assert f"ValueError: {words}" in result.stderr
+
+
+DRAWS = """
+import hashlib
+import numpy as np
+import optdecode as od
+rng = np.random.default_rng(0)
+rows = [rng.normal(0, scale, (8, 5003)).astype(np.float32) for scale in (0.5, 4)]
+rows += [np.round(rows[0], 1), rows[1].astype(np.float16)]
+mask = rng.random((8, 5003)) < 0.3
+decoders = [od.greedy(), od.top_k(50), od.min_p(0.05), od.sparsemax(), od.entmax(1.5), od.softmax(), od.top_p(0.9)]
+digest = hashlib.sha256()
+for decoder in decoders:
+    for logits in rows:
+        for allowed in (None, mask):
+            drawn = decoder.sample(logits, n=20, seed=5, mask=allowed)
+            digest.update(drawn.tokens.tobytes() + drawn.log_probs.tobytes())
+print(od._core.build_info()["level"], digest.hexdigest())
+"""
+
+
+def test_every_level_draws_the_same_tokens() -> None:
+    levels = available_levels()
+    assert levels[0] == "scalar"
+    results = [run_script(DRAWS, {"OPTDECODE_FORCE_LEVEL": level}) for level in levels]
+    words = [result.stdout.split() for result in results]
+    assert [word[:1] for word in words] == [[level] for level in levels], results
+    assert len({digest for _, digest in words}) == 1
 
 
 def test_environment_chooses_the_threads() -> None:

@@ -92,20 +92,22 @@ pub(super) unsafe fn collect_above<T: Element<L>, L: Lanes>(
     unsafe {
         let least = L::smallest_from(bounds.least);
         let (blocks, rest) = scores.as_chunks::<BLOCK>();
-        for (block, &maximum) in maxima.iter().enumerate() {
-            if maximum < bounds.least {
-                continue;
-            }
-            let found = match blocks.get(block) {
-                Some(scores) => block_at_least(scores.as_ptr(), least),
-                None => block_at_least(padded(rest).as_ptr(), least) & first(rest.len()),
-            };
-            let mut found = found & allowed(mask, block);
-            while found != 0 {
-                let id = block * BLOCK + found.trailing_zeros() as usize;
-                ids.push(id as u32);
-                values.push(scores[id].widen());
-                found &= found - 1;
+        for (group, maxima) in maxima.chunks(64).enumerate() {
+            let mut reached = at_least(maxima, bounds.least);
+            while reached != 0 {
+                let block = 64 * group + reached.trailing_zeros() as usize;
+                reached &= reached - 1;
+                let found = match blocks.get(block) {
+                    Some(scores) => block_at_least(scores.as_ptr(), least),
+                    None => block_at_least(padded(rest).as_ptr(), least) & first(rest.len()),
+                };
+                let mut found = found & allowed(mask, block);
+                while found != 0 {
+                    let id = block * BLOCK + found.trailing_zeros() as usize;
+                    found &= found - 1;
+                    ids.push(id as u32);
+                    values.push(scores[id].widen());
+                }
             }
             if ids.len() > bounds.limit {
                 return false;
@@ -113,6 +115,16 @@ pub(super) unsafe fn collect_above<T: Element<L>, L: Lanes>(
         }
         true
     }
+}
+
+/// Bit i says whether maximum i of at most 64 is at least `least`. Without branches, since the compiler vectorises that.
+#[inline(always)]
+fn at_least(maxima: &[f64], least: f64) -> u64 {
+    let mut bits = 0;
+    for (i, &maximum) in maxima.iter().enumerate() {
+        bits |= u64::from(maximum >= least) << i;
+    }
+    bits
 }
 
 /// Bit i says whether score i of a block is at least that of `least`.
