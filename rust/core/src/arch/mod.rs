@@ -80,17 +80,10 @@ impl Level {
 /// What one read of a row tells of its allowed tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// The largest score; -inf if no token is allowed. Means nothing if there is a NaN.
+    /// The largest score, +inf included; -inf if no token is allowed. Means nothing if there is a NaN.
     pub max: f64,
     /// Whether one is NaN.
     pub nan: bool,
-}
-
-impl Summary {
-    /// Whether one is +inf (and none NaN).
-    pub fn infinite(&self) -> bool {
-        self.max == f64::INFINITY
-    }
 }
 
 /// Reads the row once: sets `maxima` to the largest allowed score of every 64 tokens, -inf where there is none.

@@ -5,14 +5,14 @@
 //! tokens with `x >= bound`, ascending in id: an upper set of the order. What is measured on them is the same as on all:
 //!
 //! * The best token, hence the shift of the scores, and each score after it.
-//! * TopK: the first k in order are a subset of the candidates (see [`kth_block_maximum`]), or the face below them has no
-//!   probability and the candidates are a prefix of it. MinP: a comparison, token by token.
+//! * TopK: its k tokens are candidates (see [`kth_block_maximum`]), or, where another bound is higher, the candidates are the
+//!   first in order and no token after them has probability. MinP: a comparison, token by token.
 //! * Sparse solvers: `threshold::candidates` drops what is too far below the best token first thing. What the bound drops
 //!   would be dropped there, so the selection that follows meets the same scores in the same order. The final sums run
 //!   over the face and only lose terms that are zero, which no compensated sum notices.
 
 use super::{Term, Workspace, dispatch, distribute};
-use crate::arch::{self, BLOCK, Bounds, Level, Summary};
+use crate::arch::{self, BLOCK, Bounds, Level};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Mask, Row, Scores};
 use crate::status::Status;
@@ -103,13 +103,14 @@ fn spread(plan: &Plan, depth: f64) -> Option<f64> {
 fn gather_candidates(reach: &Reach, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<bool, Status> {
     let Sweep { maxima, selection } = &mut ws.sweep;
     let summary = arch::block_maxima(level, row.scores, row.mask, maxima);
-    match summary {
-        Summary { nan: true, .. } => return Err(Status::NanScores),
-        Summary { max: f64::INFINITY, .. } => return Err(Status::InfScores),
-        Summary {
-            max: f64::NEG_INFINITY, ..
-        } => return Err(Status::Infeasible),
-        _ => {}
+    if summary.nan {
+        return Err(Status::NanScores);
+    }
+    if summary.max == f64::INFINITY {
+        return Err(Status::InfScores);
+    }
+    if summary.max == f64::NEG_INFINITY {
+        return Err(Status::Infeasible);
     }
     let (offset, first) = match *reach {
         Reach::Best => {
