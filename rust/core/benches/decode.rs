@@ -12,9 +12,10 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use half::bf16;
 use optdecode_core::arch::block_maxima;
+use optdecode_core::par::Scratch;
 use optdecode_core::plan::{Anchor, Objective, Plan, Rule, Support};
-use optdecode_core::sample::{Coupling, draw_row};
-use optdecode_core::{Level, Row, Workspace, row::Scores, solve_for_draw, solve_row};
+use optdecode_core::sample::{Coupling, draw_row, draw_tokens};
+use optdecode_core::{Level, Row, row::Scores, solve_row};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -69,7 +70,7 @@ fn row(scores: Scores<'_>) -> Row<'_> {
     }
 }
 
-fn decoders() -> [(&'static str, Plan); 5] {
+fn decoders() -> [(&'static str, Plan); 6] {
     let of = |objective, rule: Option<Rule>| Plan {
         objective,
         temperature: 1.0,
@@ -81,6 +82,7 @@ fn decoders() -> [(&'static str, Plan); 5] {
     };
     let softmax = Objective::Softmax { lam: 1.0 };
     [
+        ("softmax", of(softmax.clone(), None)),
         ("greedy", of(Objective::Argmax, None)),
         ("top_k_50", of(softmax.clone(), Some(Rule::TopK(50)))),
         ("min_p_05", of(softmax, Some(Rule::MinP(0.05)))),
@@ -90,13 +92,16 @@ fn decoders() -> [(&'static str, Plan); 5] {
 }
 
 /// One token from a row; no level stands for the whole distribution.
-fn draw(plan: &Plan, scores: Scores<'_>, level: Option<Level>, ws: &mut Workspace) -> i64 {
-    let solved = match level {
-        Some(level) => solve_for_draw(plan, &row(scores), level, ws),
-        None => solve_row(plan, &row(scores), ws).status,
-    };
-    assert!(solved.is_solved());
+fn draw(plan: &Plan, scores: Scores<'_>, level: Option<Level>, scratch: &mut Scratch) -> i64 {
     let (mut token, mut log_prob) = ([0], [0.0]);
+    if let Some(level) = level {
+        let (token, log_prob) = (&mut token[..], &mut log_prob[..]);
+        let status = draw_tokens(plan, &row(scores), level, 1, 2, Coupling::Iid, token, log_prob, scratch);
+        assert!(status.is_solved());
+        return token[0];
+    }
+    let ws = &mut scratch.workspace;
+    assert!(solve_row(plan, &row(scores), ws).status.is_solved());
     draw_row(
         ws.face(),
         ws.q(),
@@ -106,7 +111,7 @@ fn draw(plan: &Plan, scores: Scores<'_>, level: Option<Level>, ws: &mut Workspac
         Coupling::Iid,
         &mut token,
         &mut log_prob,
-        &mut Vec::new(),
+        &mut scratch.masses,
     );
     token[0]
 }
@@ -190,15 +195,15 @@ fn width<T: Copy>(
         });
     }
     for (decoder, plan) in decoders() {
-        let mut ws = Workspace::new();
+        let mut scratch = Scratch::default();
         for level in Level::available().map(Some).chain([None]) {
             for x in rows.rows.iter().take(8) {
-                let expected = draw(&plan, scores(x), None, &mut ws);
-                assert_eq!(draw(&plan, scores(x), level, &mut ws), expected);
+                let expected = draw(&plan, scores(x), None, &mut scratch);
+                assert_eq!(draw(&plan, scores(x), level, &mut scratch), expected);
             }
             let label = level.map_or("whole", Level::name);
             kernels.bench_function(format!("{decoder}/{label}"), |bencher| {
-                bencher.iter(|| black_box(draw(&plan, scores(rows.next()), level, &mut ws)));
+                bencher.iter(|| black_box(draw(&plan, scores(rows.next()), level, &mut scratch)));
             });
         }
     }

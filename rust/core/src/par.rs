@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use rayon::prelude::*;
 
+use crate::sample::SoftmaxScratch;
 use crate::solve::Workspace;
 
 /// Where rows are worked on.
@@ -28,6 +29,8 @@ pub struct Scratch {
     pub workspace: Workspace,
     /// For [`crate::sample::draw_row`].
     pub masses: Vec<u64>,
+    /// For draws from a plain softmax.
+    pub softmax: SoftmaxScratch,
 }
 
 impl Default for Scratch {
@@ -35,6 +38,7 @@ impl Default for Scratch {
         Scratch {
             workspace: Workspace::new(),
             masses: Vec::new(),
+            softmax: SoftmaxScratch::default(),
         }
     }
 }

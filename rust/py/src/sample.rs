@@ -2,8 +2,7 @@
 
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use optdecode_core::par::for_each_row;
-use optdecode_core::sample::{Coupling, draw_row, philox4x32_10 as philox, row_seed};
-use optdecode_core::solve::solve_for_draw;
+use optdecode_core::sample::{Coupling, draw_tokens, philox4x32_10 as philox, row_seed};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
@@ -95,28 +94,18 @@ pub(crate) fn sample<'py>(
             detached(py, rows.saturating_mul(vocabulary.max(n)), || {
                 for_each_row(par, vocabulary, &mut jobs, |scratch, row, job| {
                     let plan = if plans.len() == 1 { plans[0] } else { plans[row] };
-                    let found = solve_for_draw(plan, &batch.row(row, plan), level, &mut scratch.workspace);
-                    *job.status = found as u8;
-                    if !found.is_solved() {
-                        job.tokens.fill(-1);
-                        job.log_probs.fill(f64::NAN);
-                        return;
-                    }
-                    let (seed, position) = (seeds[row], positions[row]);
-                    let ws = &scratch.workspace;
-                    let (tokens, log_probs) = (&mut *job.tokens, &mut *job.log_probs);
-                    let masses = &mut scratch.masses;
-                    draw_row(
-                        ws.face(),
-                        ws.q(),
-                        ws.log_q(),
-                        seed,
-                        position,
+                    let status = draw_tokens(
+                        plan,
+                        &batch.row(row, plan),
+                        level,
+                        seeds[row],
+                        positions[row],
                         coupling,
-                        tokens,
-                        log_probs,
-                        masses,
+                        job.tokens,
+                        job.log_probs,
+                        scratch,
                     );
+                    *job.status = status as u8;
                 });
             });
         }

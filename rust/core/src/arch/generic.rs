@@ -147,7 +147,7 @@ unsafe fn block_at_least<T: Element<L>, L: Lanes>(scores: *const T, least: L) ->
 
 /// The last, shorter block with something behind it that `first` takes out again.
 #[inline(always)]
-fn padded<T: Copy + Default>(rest: &[T]) -> [T; BLOCK] {
+pub(super) fn padded<T: Copy + Default>(rest: &[T]) -> [T; BLOCK] {
     let mut buffer = [T::default(); BLOCK];
     buffer[..rest.len()].copy_from_slice(rest);
     buffer
@@ -155,13 +155,13 @@ fn padded<T: Copy + Default>(rest: &[T]) -> [T; BLOCK] {
 
 /// The lowest `count < 64` bits.
 #[inline(always)]
-fn first(count: usize) -> u64 {
+pub(super) fn first(count: usize) -> u64 {
     (1 << count) - 1
 }
 
 /// Bit i says whether token i of a block is allowed; what is past the end of a mask is not.
 #[inline(always)]
-fn allowed(mask: Option<Mask<'_>>, block: usize) -> u64 {
+pub(super) fn allowed(mask: Option<Mask<'_>>, block: usize) -> u64 {
     match mask {
         None => u64::MAX,
         Some(Mask::Bits(words)) => {

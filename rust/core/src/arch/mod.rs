@@ -1,10 +1,13 @@
 //! Kernels that read a row once, on whatever instruction set the machine has: the only unsafe code of this crate.
 //!
 //! The algorithm is written once, in `generic`, over the lanes that `lanes` describes; each instruction set brings a lane
-//! type and entry points compiled for it. All levels return the same bits: maxima and comparisons do not round.
+//! type and entry points compiled for it. All levels return the same bits: maxima and comparisons do not round,
+//! and sums of exponentials have the same order everywhere.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod dispatch;
+mod exp;
 mod generic;
 mod lanes;
 mod scalar;
@@ -12,6 +15,9 @@ mod scalar;
 mod x86_64;
 
 use crate::row::{Mask, Scores};
+use crate::status::Status;
+pub(crate) use dispatch::{block_sums, block_terms};
+pub(crate) use exp::{Exponential, SUM_BLOCK};
 use lanes::Narrow;
 
 /// Tokens of a block.
@@ -84,6 +90,22 @@ pub struct Summary {
     pub max: f64,
     /// Whether one is NaN.
     pub nan: bool,
+}
+
+impl Summary {
+    /// What is wrong with the row, if anything.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        if self.nan {
+            return Err(Status::NanScores);
+        }
+        if self.max == f64::INFINITY {
+            return Err(Status::InfScores);
+        }
+        if self.max == f64::NEG_INFINITY {
+            return Err(Status::Infeasible);
+        }
+        Ok(())
+    }
 }
 
 /// Reads the row once: sets `maxima` to the largest allowed score of every 64 tokens, -inf where there is none.

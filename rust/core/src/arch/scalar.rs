@@ -1,5 +1,7 @@
 //! Lanes in plain Rust: arrays, which the compiler may vectorise with what the target guarantees.
 
+pub(in crate::arch) mod exp;
+
 use half::{bf16, f16};
 
 use super::lanes::{Element, Lanes, Narrow, NarrowLanes, f32_from};

@@ -43,20 +43,33 @@ pub fn draw_row(
     scratch: &mut Vec<u64>,
 ) {
     let cdf = Cdf::new(q, scratch);
+    draw_each(seed, position, coupling, out_tokens, out_log_probs, |r| {
+        cdf.index(r).map_or(NO_DRAW, |index| Draw {
+            token: i64::from(face[index]),
+            log_prob: log_q[index],
+        })
+    });
+}
+
+/// Fills the places with what `draw` makes of the uniform of each draw.
+pub(super) fn draw_each(
+    seed: u64,
+    position: u64,
+    coupling: Coupling,
+    out_tokens: &mut [i64],
+    out_log_probs: &mut [f64],
+    mut draw: impl FnMut(u64) -> Draw,
+) {
     let n = out_tokens.len() as u128;
     let first = uniform(seed, position, 0, STREAM_DRAWS);
     for (i, (token, log_prob)) in out_tokens.iter_mut().zip(out_log_probs).enumerate() {
-        let r = match coupling {
+        let drawn = draw(match coupling {
             Coupling::Iid if i == 0 => first,
             Coupling::Iid => uniform(seed, position, i as u32, STREAM_DRAWS),
             Coupling::Systematic => first.wrapping_add((((i as u128) << 64) / n) as u64),
-        };
-        let draw = cdf.index(r).map_or(NO_DRAW, |index| Draw {
-            token: i64::from(face[index]),
-            log_prob: log_q[index],
         });
-        *token = draw.token;
-        *log_prob = draw.log_prob;
+        *token = drawn.token;
+        *log_prob = drawn.log_prob;
     }
 }
 
@@ -69,14 +82,19 @@ const NO_DRAW: Draw = Draw {
 #[inline]
 pub fn mass(q: f64) -> u64 {
     const SCALE: f64 = (1_u64 << 62) as f64;
+    rounded(q * SCALE)
+}
+
+/// The nearest integer, ties to even; 0 for NaN and below 0.
+#[inline]
+pub(super) fn rounded(x: f64) -> u64 {
     // From 2^52 on every f64 is an integer; below, adding 2^52 rounds to even in the default rounding mode and leaves the
     // integer in the low bits. (`round_ties_even` is a library call on baseline x86-64.)
     const INTEGERS: f64 = (1_u64 << 52) as f64;
-    let scaled = q * SCALE;
-    if scaled < INTEGERS {
-        ((scaled + INTEGERS) - INTEGERS) as u64
+    if x < INTEGERS {
+        ((x + INTEGERS) - INTEGERS) as u64
     } else {
-        scaled as u64
+        x as u64
     }
 }
 

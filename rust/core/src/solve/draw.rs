@@ -103,15 +103,7 @@ fn spread(plan: &Plan, depth: f64) -> Option<f64> {
 fn gather_candidates(reach: &Reach, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<bool, Status> {
     let Sweep { maxima, selection } = &mut ws.sweep;
     let summary = arch::block_maxima(level, row.scores, row.mask, maxima);
-    if summary.nan {
-        return Err(Status::NanScores);
-    }
-    if summary.max == f64::INFINITY {
-        return Err(Status::InfScores);
-    }
-    if summary.max == f64::NEG_INFINITY {
-        return Err(Status::Infeasible);
-    }
+    summary.check()?;
     let (offset, first) = match *reach {
         Reach::Best => {
             let best = first_of(summary.max, row, maxima);

@@ -1,5 +1,7 @@
 //! Four lanes of f32.
 
+pub(in crate::arch) mod exp;
+
 use std::arch::aarch64::*;
 
 use half::{bf16, f16};

@@ -1,5 +1,7 @@
 //! Eight lanes of f32.
 
+pub(in crate::arch) mod exp;
+
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};

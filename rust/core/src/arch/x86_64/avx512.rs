@@ -1,5 +1,7 @@
 //! Sixteen lanes of f32, with mask registers.
 
+pub(in crate::arch) mod exp;
+
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
