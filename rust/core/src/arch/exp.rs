@@ -187,12 +187,18 @@ unsafe fn add_group<T: Element<L>, L: ExpLanes>(
     // SAFETY: the last load starts at BLOCK - COUNT.
     unsafe {
         let mut lane = 0;
-        while lane < BLOCK {
-            let mut x = T::load(scores.add(lane));
-            if allowed != u64::MAX {
-                x = x.keep(allowed >> lane);
+        if allowed == u64::MAX {
+            // By itself, without a condition for each vector.
+            while lane < BLOCK {
+                let total = &mut totals[lane / L::COUNT];
+                *total = total.plus(constants.terms(T::load(scores.add(lane))));
+                lane += L::COUNT;
             }
+            return;
+        }
+        while lane < BLOCK {
             let total = &mut totals[lane / L::COUNT];
+            let x = T::load(scores.add(lane)).keep(allowed >> lane);
             *total = total.plus(constants.terms(x));
             lane += L::COUNT;
         }
