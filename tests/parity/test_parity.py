@@ -109,6 +109,17 @@ def test_the_largest_vocabulary_with_every_parameter(decoder):
         assert_parity(decoder, make_row(kind, HUGE, seed=5)[None])
 
 
+def test_a_root_at_the_inflection_is_solved_to_the_end():
+    """An inner Newton that starts at the inflection, next to its root: the second derivative says nothing there."""
+    row = np.array([0.0, 0.2, 2.2, 20.6826601436191, 5.0, 29.064125541316002, 25.502857034043423])
+    weights = [0.75, 0.07, 0.64, 0.784112781372549, 1.6, 0.83822833128493, 0.28555878402594953]
+    lam, ratio = 10**0.9175894744171501, 10**-2.63319354432419
+    decoder = od.best_of_k(59, beta_bar=lam * ratio, lam=lam, weights=weights)
+    rust, reference_ = decoder(row), decoder(row, backend="reference")
+    assert rust.status is od.Status.OK
+    assert rust.threshold == pytest.approx(reference_.threshold, abs=1e-11)
+
+
 EXACT = [
     decoder
     for decoder in all_decoders()

@@ -256,7 +256,8 @@ proptest! {
         let gap = gap(&plan, &x, &log_softmax(&x), &weights, &solution);
         // A rounding error of log q costs as much as the terms it balances.
         prop_assert!(gap.abs() <= 1e-12 * (40.0 + scale_of(&plan)), "gap {}", gap);
-        prop_assert!(solution.outcome.iterations <= 60, "{} iterations", solution.outcome.iterations);
+        // What the safeguard guarantees, each second step halving the residual or the bracket; mostly it is below ten.
+        prop_assert!(solution.outcome.iterations <= 150, "{} iterations", solution.outcome.iterations);
     }
 
     #[test]

@@ -94,9 +94,13 @@ impl Inner {
             let moved = next - u;
             let turned = step > 1 && (moved > 0.0) == (low == f64::NEG_INFINITY);
             u = next;
-            // After a step `moved` the error is about `moved^2 h'' / (2 h')`.
-            let curvature = (slope - 1.0) / slope * (1.0 - self.draws * q).abs() / rest.max(f64::MIN_POSITIVE);
-            let small = moved * moved * curvature <= 1e-17 && moved.abs() < 0.1;
+            // After a step `moved` the error is about moved^2 / 2 times the second derivative over the first, and moved^3 / 6
+            // times the third: all there is of a step from the inflection. With c the second over (slope - 1), the third is
+            // (slope - 1) (c^2 + dc/du).
+            let rest = rest.max(f64::MIN_POSITIVE);
+            let c = (1.0 - self.draws * q).abs() / rest;
+            let bend = c + moved.abs() * (c * c + (self.draws - 1.0) * q / (rest * rest));
+            let small = moved * moved * (slope - 1.0) / slope * bend <= 1e-17 && moved.abs() < 0.1;
             if small || turned || moved.abs() <= 2.0 * f64::EPSILON * u.abs() {
                 break;
             }
