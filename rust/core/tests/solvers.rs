@@ -256,8 +256,9 @@ proptest! {
         let gap = gap(&plan, &x, &log_softmax(&x), &weights, &solution);
         // A rounding error of log q costs as much as the terms it balances.
         prop_assert!(gap.abs() <= 1e-12 * (40.0 + scale_of(&plan)), "gap {}", gap);
-        // What the safeguard guarantees, each second step halving the residual or the bracket; mostly it is below ten.
-        prop_assert!(solution.outcome.iterations <= 150, "{} iterations", solution.outcome.iterations);
+        // Larger budgets, seen to take 61 to 67 steps, lean on the safeguard. 150 is what none passed, not a theorem.
+        let most = if log_k <= 2.0 { 60 } else { 150 };
+        prop_assert!(solution.outcome.iterations <= most, "{} iterations", solution.outcome.iterations);
     }
 
     #[test]
