@@ -56,7 +56,16 @@ impl Prepared {
 
     /// Takes candidates in place of all allowed tokens: at least one, ids ascending, among them the best. There is no model
     /// distribution then.
-    pub(crate) fn hold(&mut self, collect: impl FnOnce(&mut Vec<u32>, &mut Vec<f64>) -> bool) -> bool {
+    pub(crate) fn hold(&mut self, ids: impl IntoIterator<Item = u32>, x: impl IntoIterator<Item = f64>) {
+        self.collect_with(|held, values| {
+            held.extend(ids);
+            values.extend(x);
+            true
+        });
+    }
+
+    /// The same from a function that appends them, and says whether it could.
+    pub(crate) fn collect_with(&mut self, collect: impl FnOnce(&mut Vec<u32>, &mut Vec<f64>) -> bool) -> bool {
         let Self { ids, x, .. } = self;
         ids.clear();
         x.clear();

@@ -26,6 +26,18 @@ impl Scores<'_> {
         }
     }
 
+    /// The score of a token, widened; NaN past the end.
+    #[inline]
+    pub(crate) fn at(&self, id: usize) -> f64 {
+        match self {
+            Scores::F64(x) => x.get(id).copied(),
+            Scores::F32(x) => x.get(id).map(|&x| x.into()),
+            Scores::F16(x) => x.get(id).map(|&x| x.into()),
+            Scores::Bf16(x) => x.get(id).map(|&x| x.into()),
+        }
+        .unwrap_or(f64::NAN)
+    }
+
     /// Whether V = 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -65,4 +77,13 @@ pub struct Row<'a> {
     pub weights: Option<&'a [f64]>,
     /// Coverage budget K in place of the plan's, at least 1.
     pub budget: Option<u32>,
+}
+
+impl Row<'_> {
+    /// The score of a token, if it is allowed and has one that is finite.
+    #[inline]
+    pub(crate) fn allowed_score(&self, id: usize) -> Option<f64> {
+        let x = self.scores.at(id);
+        (x.is_finite() && self.mask.is_none_or(|mask| mask.allows(id))).then_some(x)
+    }
 }

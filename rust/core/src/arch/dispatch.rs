@@ -1,90 +1,52 @@
-//! From a level and a row of some width to the kernel compiled for both.
+//! From a level and a row of some width to a kernel compiled for both.
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64;
-use super::exp::{Exponential, SUM_BLOCK};
-use super::lanes::Narrow;
+use super::lanes::ExpLanes;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64;
 use super::{Isa, Level, scalar};
-use crate::row::{Mask, Scores};
 
-/// Sets `sums` to the sum of the terms of every 1024 tokens, forbidden ones being 0. Each token's term has a relative
-/// error of at most 3e-7, each sum one of 1e-6 more. f64 rows have none.
-pub(crate) fn block_sums(
-    level: Level,
-    scores: Scores<'_>,
-    mask: Option<Mask<'_>>,
-    exponential: &Exponential,
-    sums: &mut Vec<f64>,
-) {
-    // All of it is overwritten.
-    sums.resize(scores.len().div_ceil(SUM_BLOCK), 0.0);
-    match scores {
-        Scores::F64(_) => {}
-        Scores::F32(scores) => narrow_block_sums(level, scores, mask, exponential, sums),
-        Scores::F16(scores) => narrow_block_sums(level, scores, mask, exponential, sums),
-        Scores::Bf16(scores) => narrow_block_sums(level, scores, mask, exponential, sums),
+/// A kernel with its arguments. Everything under `run` must be `#[inline(always)]`: it is compiled once for each instruction
+/// set, inside the one function of that set which has it enabled. A closure over lanes would not be.
+pub(super) trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// # Safety
+    ///
+    /// The instruction set of `L` is present.
+    unsafe fn run<L: ExpLanes>(self) -> Self::Output;
+}
+
+impl Level {
+    /// Runs a kernel on this level.
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Isa::Scalar => scalar::run(kernel),
+            // SAFETY: a `Level` is made only where its instruction set was detected.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { x86_64::avx2::run(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { x86_64::avx512::run(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { aarch64::neon::run(kernel) },
+        }
     }
 }
 
-/// The terms of the tokens of one block, 0 past the end of the row: those that [`block_sums`] adds up, bit for bit. f64 rows
-/// have none.
-pub(crate) fn block_terms(
-    level: Level,
-    scores: Scores<'_>,
-    mask: Option<Mask<'_>>,
-    exponential: &Exponential,
-    block: usize,
-    terms: &mut [f32; SUM_BLOCK],
-) {
-    match scores {
-        Scores::F64(_) => {}
-        Scores::F32(scores) => narrow_block_terms(level, scores, mask, exponential, block, terms),
-        Scores::F16(scores) => narrow_block_terms(level, scores, mask, exponential, block, terms),
-        Scores::Bf16(scores) => narrow_block_terms(level, scores, mask, exponential, block, terms),
-    }
+/// Runs a kernel on the scores of a row, whatever their width: `narrow!(scores, x => kernel, else wide)`, `x` the slice.
+macro_rules! narrow {
+    ($level:expr, $scores:expr, $x:ident => $kernel:expr, $wide:pat => $else:expr) => {
+        match $scores {
+            $crate::row::Scores::F64($wide) => $else,
+            $crate::row::Scores::F32($x) => $level.run($kernel),
+            $crate::row::Scores::F16($x) => $level.run($kernel),
+            $crate::row::Scores::Bf16($x) => $level.run($kernel),
+        }
+    };
 }
-
-fn narrow_block_sums<T: Narrow>(
-    level: Level,
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    exponential: &Exponential,
-    sums: &mut [f64],
-) {
-    match level.0 {
-        Isa::Scalar => scalar::exp::block_sums(scores, mask, exponential, sums),
-        // SAFETY: a `Level` is made only where its instruction set was detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::avx2::exp::block_sums(scores, mask, exponential, sums) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86_64::avx512::exp::block_sums(scores, mask, exponential, sums) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { aarch64::neon::exp::block_sums(scores, mask, exponential, sums) },
-    }
-}
-
-fn narrow_block_terms<T: Narrow>(
-    level: Level,
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    exponential: &Exponential,
-    block: usize,
-    terms: &mut [f32; SUM_BLOCK],
-) {
-    match level.0 {
-        Isa::Scalar => scalar::exp::block_terms(scores, mask, exponential, block, terms),
-        // SAFETY: a `Level` is made only where its instruction set was detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::avx2::exp::block_terms(scores, mask, exponential, block, terms) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86_64::avx512::exp::block_terms(scores, mask, exponential, block, terms) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { aarch64::neon::exp::block_terms(scores, mask, exponential, block, terms) },
-    }
-}
+pub(super) use narrow;

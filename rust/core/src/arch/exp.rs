@@ -1,26 +1,49 @@
-//! Exponentials of scores, summed: once for all instruction sets, like `generic`, and with the same bits on all of them.
+//! Exponentials of scores, by one sequence of operations on every level: the same bits everywhere.
 //!
-//! With `y = x C`, C = scale / ln 2, a token's term is `2^(y - m)` for an integer m near the largest y. `k = round(y)`, and
-//! `r = (x C_high - k) + x C_low` by two fused multiply-adds, where C_high + C_low has 48 bits of C: the one product that is large
-//! is never rounded, so r is exact to 2^-25 whatever the size of x (not so `(x - max) C`, whose difference rounds). 2^r is
-//! a polynomial, and k - m is added to its exponent. No rounding depends on the lanes, and 64 virtual lanes fix the order
-//! of the sums.
+//! With `y = 16 C x`, C = scale / ln 2, a token's term is `2^((y - 16M)/16)` for an integer M near the largest `C x`. `k = round(y)`
+//! and `y - k` by fused multiply-adds, so that the one large product is never rounded and the difference is good whatever the
+//! size of x (not so `(x - max) C`, whose difference rounds). What C itself loses in f32 is a relative 2^-25 of the distance
+//! of two scores. `2^(k/16)` is a table of sixteen and an addition to the exponent. `2^(r/16)` for |r| <= 1/2 is `b (u^2 + d)`,
+//! `u = r + 23`: with 23 close to 16 / ln 2 a square alone has nearly the right slope, 23 costs nothing as it is taken from k,
+//! and b is in the table. So a term takes four multiplications; they bind where two units do them.
+//!
+//! Scores beyond 2^17 octaves are first shifted by the largest: those that matter then lie within a factor of two of
+//! it, where differences are exact.
 
-use super::lanes::{Element, NarrowLanes};
-use super::{BLOCK, generic};
-use crate::row::Mask;
-
-/// Tokens of a sum.
-pub(crate) const SUM_BLOCK: usize = 1024;
+use super::lanes::{ExpLanes, f32_from};
 
 /// Octaves below the largest term from which on terms are 0.
-const DEPTH: f64 = 120.0;
+pub(super) const DEPTH: f64 = 110.0;
 
-/// `2^r = 1 + r (P[0] + r (P[1] + ...))` for |r| <= 1/2, with a relative error below 9.4e-8: minimax among f32 coefficients.
-const P: [f32; 5] = [LN_2_LESS, 0.240_222_47, 0.055_507_11, 0.009_671_291, 0.001_326_952_1];
+/// Steps of an octave.
+pub(super) const STEPS: f64 = 16.0;
 
-/// ln 2, less three units in the last place.
-const LN_2_LESS: f32 = f32::from_bits(0x3F31_7215);
+/// More octaves than this, and k would not fit.
+const HIGHEST: f64 = (1 << 17) as f64;
+
+/// `2^(r/16) = B (u^2 + D)`, `u = r + 23`, |r| <= 1/2, with a relative error below 7e-7: minimax, B = 0.000_941_845_79.
+const D: f32 = 532.744_6;
+const U: f32 = 23.0;
+
+/// The bits of `B 2^(j/16)`, less j times 2^19: what adding `k << 19`, k = j modulo 16, puts there besides whole exponents.
+pub(super) const SIXTEENTHS: [u32; 16] = [
+    0x3A76_E633,
+    0x3A78_EA4A,
+    0x3A76_9F6D,
+    0x3A74_9540,
+    0x3A72_CEA2,
+    0x3A71_4E8F,
+    0x3A70_1827,
+    0x3A6F_2EAD,
+    0x3A6E_9589,
+    0x3A6E_5049,
+    0x3A6E_62A5,
+    0x3A6E_D07D,
+    0x3A6F_9DDE,
+    0x3A70_CF03,
+    0x3A72_6857,
+    0x3A74_6E77,
+];
 
 /// Adding this leaves an integer, rounded to even, in the low bits of an f32 (plus a multiple of 2^22).
 const MAGIC: f32 = 12_582_912.0;
@@ -28,64 +51,152 @@ const MAGIC: f32 = 12_582_912.0;
 /// Terms `exp(scale x)`, up to a power of two that makes the largest one ordinary.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Exponential {
-    /// C, in two parts.
-    high: f32,
-    low: f32,
-    /// m.
-    reference: f32,
+    /// 16 C.
+    octaves: f32,
+    /// 16 M.
+    pub(super) reference: f32,
+    /// Taken from the scores first; 0 unless these are huge.
+    shift: f32,
     /// Smaller scores have a term of 0.
     least: f32,
 }
 
 impl Exponential {
-    /// For scores with the given maximum; `None` if the numbers are out of the ordinary, such that r would be inexact.
+    /// For scores with the given maximum, which is finite; `None` if the scale is out of the ordinary.
     pub(crate) fn new(scale: f64, max: f64) -> Option<Self> {
-        let octaves = scale * std::f64::consts::LOG2_E;
-        let top = max * octaves;
-        if !(1e-30..1e30).contains(&octaves) || top.abs() > f64::from(1 << 21) {
-            return None;
-        }
-        let high = octaves as f32;
+        let octaves = octaves_of(scale)?;
+        let depth = DEPTH * STEPS / f64::from(octaves);
+        let least = f32_from(max - depth);
+        let top = max * f64::from(octaves) / STEPS;
+        let (reference, shift) = if top.abs() <= HIGHEST {
+            ((STEPS * top.round()) as f32, 0.0)
+        } else {
+            (0.0, max as f32)
+        };
         Some(Exponential {
-            high,
-            low: (octaves - f64::from(high)) as f32,
-            reference: top.round() as f32,
-            least: super::lanes::f32_from(max - DEPTH / octaves),
+            octaves,
+            reference,
+            shift,
+            least,
         })
     }
+
+    /// Whether the fused sweep, which cannot shift, computes such terms.
+    pub(super) fn is_fused(&self) -> bool {
+        self.shift == 0.0
+    }
+
+    /// The same terms, except that those of scores below `bound` are 0.
+    pub(crate) fn from(self, bound: f64) -> Self {
+        Exponential {
+            least: self.least.max(f32_from(bound)),
+            ..self
+        }
+    }
+
+    /// The factor of the scores, as the terms have it.
+    pub(crate) fn scale(&self) -> f64 {
+        f64::from(self.octaves) / STEPS * std::f64::consts::LN_2
+    }
+
+    /// `ln term = scale x - offset`.
+    pub(crate) fn offset(&self) -> f64 {
+        f64::from(self.reference) / STEPS * std::f64::consts::LN_2 + self.scale() * f64::from(self.shift)
+    }
+
+    /// Any, where none is used.
+    pub(super) const LEVEL: Exponential = Exponential {
+        octaves: 1.0,
+        reference: 0.0,
+        shift: 0.0,
+        least: f32::MIN,
+    };
 }
 
-/// What exponentials ask of lanes, besides. For safety see [`super::lanes::Lanes`].
-pub(super) trait ExpLanes: NarrowLanes {
-    unsafe fn splat(value: f32) -> Self;
-    unsafe fn plus(self, other: Self) -> Self;
-    unsafe fn minus(self, other: Self) -> Self;
+/// 16 C for a scale, if that is in the ordinary range.
+pub(super) fn octaves_of(scale: f64) -> Option<f32> {
+    let octaves = scale * std::f64::consts::LOG2_E;
+    (1e-30..1e30).contains(&octaves).then_some((STEPS * octaves) as f32)
+}
 
-    /// `self * factor + term`, rounded once.
-    unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
+/// The multiple of sixteen nearest to the score times `octaves` (16 C), kept within what the terms can bear.
+pub(super) fn reference_of(octaves: f32, score: f32) -> f32 {
+    const LIMIT: f64 = STEPS * HIGHEST;
+    let steps = f64::from(octaves) * f64::from(score);
+    (STEPS * (steps.clamp(-LIMIT, LIMIT) / STEPS).round()) as f32
+}
 
-    /// `self * factor - term`, rounded once.
-    unsafe fn mul_minus(self, factor: Self, term: Self) -> Self;
+/// What the terms take in every lane, but for the reference.
+#[derive(Clone, Copy)]
+pub(super) struct Powers<L: ExpLanes> {
+    octaves: L,
+    d: L,
+    table: L::Table,
+}
 
-    /// Adds the low nine bits of each lane of `power`, read as integers, to the exponents of `self`; they wrap.
-    unsafe fn add_exponent(self, power: Self) -> Self;
+/// A reference in every lane, in two forms.
+#[derive(Clone, Copy)]
+pub(super) struct Rounder<L> {
+    /// Adding it rounds to an integer, less the reference: itself an integer from 2^23 to 2^24.
+    magic: L,
+    /// Taking it away again leaves that integer, less 23.
+    back: L,
+}
 
-    /// +0 where `x < least` or NaN, `self` elsewhere.
-    unsafe fn zero_below(self, x: Self, least: Self) -> Self;
+impl<L: ExpLanes> Powers<L> {
+    /// # Safety
+    ///
+    /// The instruction set of `L` is present.
+    #[inline(always)]
+    pub(super) unsafe fn new(octaves: f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            Powers {
+                octaves: L::splat(octaves),
+                d: L::splat(D),
+                table: L::table(),
+            }
+        }
+    }
 
-    /// To an address that is valid for writes of `COUNT` values, however aligned.
-    unsafe fn store(self, to: *mut f32);
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    pub(super) unsafe fn rounder(reference: f32) -> Rounder<L> {
+        let magic = MAGIC - reference;
+        // SAFETY: the caller's.
+        unsafe {
+            Rounder {
+                magic: L::splat(magic),
+                back: L::splat(magic + U),
+            }
+        }
+    }
+
+    /// The terms of scores within 2^17 octaves, not more than 110 below the reference and 87 above; else anything.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    pub(super) unsafe fn terms(&self, x: L, rounder: Rounder<L>) -> L {
+        // SAFETY: the caller's.
+        unsafe {
+            let shifted = x.mul_add(self.octaves, rounder.magic);
+            let u = x.mul_minus(self.octaves, shifted.minus(rounder.back));
+            u.mul_add(u, self.d).times(shifted.sixteenths(self.table))
+        }
+    }
 }
 
 /// An [`Exponential`] in every lane.
 #[derive(Clone, Copy)]
-struct Constants<L> {
-    high: L,
-    low: L,
-    magic: L,
+pub(super) struct Constants<L: ExpLanes> {
+    powers: Powers<L>,
+    rounder: Rounder<L>,
+    shift: L,
     least: L,
-    one: L,
-    p: [L; 5],
 }
 
 impl<L: ExpLanes> Constants<L> {
@@ -93,22 +204,14 @@ impl<L: ExpLanes> Constants<L> {
     ///
     /// The instruction set of `L` is present.
     #[inline(always)]
-    unsafe fn new(exponential: &Exponential) -> Self {
-        // SAFETY: the caller's. The magic number less m is an integer from 2^23 to 2^24, hence exact.
+    pub(super) unsafe fn new(exponential: &Exponential) -> Self {
+        // SAFETY: the caller's.
         unsafe {
             Constants {
-                high: L::splat(exponential.high),
-                low: L::splat(exponential.low),
-                magic: L::splat(MAGIC - exponential.reference),
+                powers: Powers::new(exponential.octaves),
+                rounder: Powers::<L>::rounder(exponential.reference),
+                shift: L::splat(exponential.shift),
                 least: L::splat(exponential.least),
-                one: L::splat(1.0),
-                p: [
-                    L::splat(P[0]),
-                    L::splat(P[1]),
-                    L::splat(P[2]),
-                    L::splat(P[3]),
-                    L::splat(P[4]),
-                ],
             }
         }
     }
@@ -117,143 +220,14 @@ impl<L: ExpLanes> Constants<L> {
     ///
     /// # Safety
     ///
-    /// The instruction set of `L` is present.
+    /// As for `new`.
     #[inline(always)]
-    unsafe fn terms(&self, x: L) -> L {
+    pub(super) unsafe fn terms(&self, x: L) -> L {
         // SAFETY: the caller's.
         unsafe {
-            let shifted = x.mul_add(self.high, self.magic);
-            let k = shifted.minus(self.magic);
-            let r = x.mul_add(self.low, x.mul_minus(self.high, k));
-            let [a, b, c, d, e] = self.p;
-            let p = e.mul_add(r, d).mul_add(r, c).mul_add(r, b).mul_add(r, a);
-            p.mul_add(r, self.one).add_exponent(shifted).zero_below(x, self.least)
+            self.powers
+                .terms(x.minus(self.shift), self.rounder)
+                .zero_below(x, self.least)
         }
     }
 }
-
-/// See [`super::block_sums`]; `sums` has one place a block.
-///
-/// # Safety
-///
-/// The instruction set of `L` is present.
-#[inline(always)]
-pub(super) unsafe fn block_sums<T: Element<L>, L: ExpLanes>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    exponential: &Exponential,
-    sums: &mut [f64],
-) {
-    // SAFETY: a group has BLOCK scores, a chunk or the padded buffer; `lanes` has room for BLOCK values.
-    unsafe {
-        let constants = Constants::<L>::new(exponential);
-        let zero = L::splat(0.0);
-        let (groups, rest) = scores.as_chunks::<BLOCK>();
-        for (index, sum) in sums.iter_mut().enumerate() {
-            // One for each COUNT virtual lanes; the first BLOCK / COUNT are used.
-            let mut totals = [zero; BLOCK / 4];
-            let start = index * (SUM_BLOCK / BLOCK);
-            let stop = groups.len().min(start + SUM_BLOCK / BLOCK);
-            for (group, scores) in groups.iter().enumerate().take(stop).skip(start) {
-                add_group(scores.as_ptr(), generic::allowed(mask, group), &constants, &mut totals);
-            }
-            if stop < start + SUM_BLOCK / BLOCK && !rest.is_empty() {
-                let allowed = generic::allowed(mask, groups.len()) & generic::first(rest.len());
-                add_group(generic::padded(rest).as_ptr(), allowed, &constants, &mut totals);
-            }
-            let mut lanes = [0.0; BLOCK];
-            let mut lane = 0;
-            while lane < BLOCK {
-                totals[lane / L::COUNT].store(lanes.as_mut_ptr().add(lane));
-                lane += L::COUNT;
-            }
-            *sum = folded(&lanes);
-        }
-    }
-}
-
-/// Adds the terms of a group to the totals, lane by lane.
-///
-/// # Safety
-///
-/// The instruction set of `L` is present, and BLOCK scores can be read.
-#[inline(always)]
-unsafe fn add_group<T: Element<L>, L: ExpLanes>(
-    scores: *const T,
-    allowed: u64,
-    constants: &Constants<L>,
-    totals: &mut [L; BLOCK / 4],
-) {
-    // SAFETY: the last load starts at BLOCK - COUNT.
-    unsafe {
-        let mut lane = 0;
-        if allowed == u64::MAX {
-            // By itself, without a condition for each vector.
-            while lane < BLOCK {
-                let total = &mut totals[lane / L::COUNT];
-                *total = total.plus(constants.terms(T::load(scores.add(lane))));
-                lane += L::COUNT;
-            }
-            return;
-        }
-        while lane < BLOCK {
-            let total = &mut totals[lane / L::COUNT];
-            let x = T::load(scores.add(lane)).keep(allowed >> lane);
-            *total = total.plus(constants.terms(x));
-            lane += L::COUNT;
-        }
-    }
-}
-
-/// The sum of the lanes: halves onto each other, until one is left.
-#[inline(always)]
-fn folded(lanes: &[f32; BLOCK]) -> f64 {
-    let mut wide = lanes.map(f64::from);
-    let mut half = BLOCK / 2;
-    while half > 0 {
-        for i in 0..half {
-            wide[i] += wide[i + half];
-        }
-        half /= 2;
-    }
-    wide[0]
-}
-
-/// See [`super::block_terms`].
-///
-/// # Safety
-///
-/// The instruction set of `L` is present.
-#[inline(always)]
-pub(super) unsafe fn block_terms<T: Element<L>, L: ExpLanes>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    exponential: &Exponential,
-    block: usize,
-    terms: &mut [f32; SUM_BLOCK],
-) {
-    // SAFETY: a group has BLOCK scores, a chunk or the padded buffer; a chunk of `terms` has room for BLOCK values.
-    unsafe {
-        let constants = Constants::<L>::new(exponential);
-        let (groups, rest) = scores.as_chunks::<BLOCK>();
-        for (offset, terms) in terms.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let group = block * (SUM_BLOCK / BLOCK) + offset;
-            let padded = generic::padded(if group == groups.len() { rest } else { &[] });
-            let (from, inside) = match groups.get(group) {
-                Some(scores) => (scores.as_ptr(), u64::MAX),
-                None if group == groups.len() => (padded.as_ptr(), generic::first(rest.len())),
-                None => (padded.as_ptr(), 0),
-            };
-            let allowed = generic::allowed(mask, group) & inside;
-            let mut lane = 0;
-            while lane < BLOCK {
-                let x = T::load(from.add(lane)).keep(allowed >> lane);
-                constants.terms(x).store(terms.as_mut_ptr().add(lane));
-                lane += L::COUNT;
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -56,6 +56,33 @@ pub(super) trait NarrowLanes: Lanes<Value = f32> {
     unsafe fn load_bf16(from: *const bf16) -> Self;
 }
 
+/// What exponentials ask of lanes, besides. For safety see [`Lanes`].
+pub(super) trait ExpLanes: NarrowLanes {
+    /// [`super::exp::SIXTEENTHS`] in registers.
+    type Table: Copy;
+
+    unsafe fn table() -> Self::Table;
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn plus(self, other: Self) -> Self;
+    unsafe fn minus(self, other: Self) -> Self;
+    unsafe fn times(self, other: Self) -> Self;
+
+    /// `self * factor + term`, rounded once.
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
+
+    /// `self * factor - term`, rounded once.
+    unsafe fn mul_minus(self, factor: Self, term: Self) -> Self;
+
+    /// For k the integer in the low bits of each lane, the entry `k % 16` of the table plus `k << 19`, wrapping.
+    unsafe fn sixteenths(self, table: Self::Table) -> Self;
+
+    /// +0 where `x < least` or NaN, `self` elsewhere.
+    unsafe fn zero_below(self, x: Self, least: Self) -> Self;
+
+    /// To an address that is valid for writes of `COUNT` values, however aligned.
+    unsafe fn store(self, to: *mut f32);
+}
+
 /// Scores that lanes can be loaded from.
 pub(super) trait Element<L: Lanes>: Copy + Default {
     /// Exactly.

@@ -1,24 +1,29 @@
 //! Kernels that read a row once, on whatever instruction set the machine has: the only unsafe code of this crate.
 //!
-//! The algorithm is written once, in `generic`, over the lanes that `lanes` describes; each instruction set brings a lane
-//! type and entry points compiled for it. All levels return the same bits: maxima and comparisons do not round,
-//! and sums of exponentials have the same order everywhere.
+//! Each kernel is written once, over the lanes that `lanes` describes; an instruction set brings a lane type and the one entry
+//! point that is compiled for it. All levels return the same bits: maxima and comparisons do not round, and sums of
+//! exponentials have the same order everywhere.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod dispatch;
 mod exp;
-mod generic;
 mod lanes;
+mod maxima;
+mod moments;
 mod scalar;
+mod select;
+mod sums;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-use crate::row::{Mask, Scores};
 use crate::status::Status;
-pub(crate) use dispatch::{block_sums, block_terms};
-pub(crate) use exp::{Exponential, SUM_BLOCK};
-use lanes::Narrow;
+pub(crate) use exp::Exponential;
+pub use maxima::block_maxima;
+pub(crate) use maxima::{collect_above, collect_between};
+pub(crate) use moments::moments;
+pub(crate) use select::{count_from, mass_from, sample_below, terms_of};
+pub(crate) use sums::{LANES, SUM_BLOCK, Sweep, block_sums, block_terms, sweep};
 
 /// Tokens of a block.
 pub(crate) const BLOCK: usize = 64;
@@ -108,18 +113,6 @@ impl Summary {
     }
 }
 
-/// Reads the row once: sets `maxima` to the largest allowed score of every 64 tokens, -inf where there is none.
-pub fn block_maxima(level: Level, scores: Scores<'_>, mask: Option<Mask<'_>>, maxima: &mut Vec<f64>) -> Summary {
-    // All of it is overwritten.
-    maxima.resize(scores.len().div_ceil(BLOCK), f64::NEG_INFINITY);
-    match scores {
-        Scores::F64(scores) => scalar::wide_block_maxima(scores, mask, maxima),
-        Scores::F32(scores) => narrow_block_maxima(level, scores, mask, maxima),
-        Scores::F16(scores) => narrow_block_maxima(level, scores, mask, maxima),
-        Scores::Bf16(scores) => narrow_block_maxima(level, scores, mask, maxima),
-    }
-}
-
 /// What to collect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -127,61 +120,6 @@ pub(crate) struct Bounds {
     pub(crate) least: f64,
     /// How many tokens to give up at.
     pub(crate) limit: usize,
-}
-
-/// Appends the allowed tokens with a score of at least `bounds.least`, ascending: ids, and scores widened to f64. Looks
-/// only at blocks whose maximum allows one. False, and not all of them, if there are more than `bounds.limit`.
-pub(crate) fn collect_above(
-    level: Level,
-    scores: Scores<'_>,
-    mask: Option<Mask<'_>>,
-    maxima: &[f64],
-    bounds: Bounds,
-    out: (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
-    match scores {
-        Scores::F64(scores) => scalar::wide_collect_above(scores, mask, maxima, bounds, out),
-        Scores::F32(scores) => narrow_collect_above(level, scores, mask, maxima, bounds, out),
-        Scores::F16(scores) => narrow_collect_above(level, scores, mask, maxima, bounds, out),
-        Scores::Bf16(scores) => narrow_collect_above(level, scores, mask, maxima, bounds, out),
-    }
-}
-
-fn narrow_block_maxima<T: Narrow>(level: Level, scores: &[T], mask: Option<Mask<'_>>, maxima: &mut [f64]) -> Summary {
-    match level.0 {
-        Isa::Scalar => scalar::block_maxima(scores, mask, maxima),
-        // SAFETY: a `Level` is made only where its instruction set was detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::avx2::block_maxima(scores, mask, maxima) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86_64::avx512::block_maxima(scores, mask, maxima) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { aarch64::neon::block_maxima(scores, mask, maxima) },
-    }
-}
-
-fn narrow_collect_above<T: Narrow>(
-    level: Level,
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &[f64],
-    bounds: Bounds,
-    out: (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
-    match level.0 {
-        Isa::Scalar => scalar::collect_above(scores, mask, maxima, bounds, out),
-        // SAFETY: a `Level` is made only where its instruction set was detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::avx2::collect_above(scores, mask, maxima, bounds, out) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86_64::avx512::collect_above(scores, mask, maxima, bounds, out) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { aarch64::neon::collect_above(scores, mask, maxima, bounds, out) },
-    }
 }
 
 #[cfg(test)]

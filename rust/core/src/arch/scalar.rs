@@ -1,17 +1,17 @@
 //! Lanes in plain Rust: arrays, which the compiler may vectorise with what the target guarantees.
 
-pub(in crate::arch) mod exp;
-
 use half::{bf16, f16};
 
-use super::lanes::{Element, Lanes, Narrow, NarrowLanes, f32_from};
-use super::{Bounds, Summary, generic};
+use super::dispatch::Kernel;
+use super::exp::SIXTEENTHS;
+use super::lanes::{Element, ExpLanes, Lanes, NarrowLanes, f32_from};
+use super::{Bounds, Summary, maxima};
 use crate::row::Mask;
 
 const COUNT: usize = 8;
 
 #[derive(Clone, Copy)]
-struct Array<F>([F; COUNT]);
+pub(super) struct Array<F>([F; COUNT]);
 
 /// What both widths have in common; no function has a condition on the machine.
 macro_rules! lanes {
@@ -114,36 +114,96 @@ impl Element<Array<f64>> for f64 {
     }
 }
 
-pub(super) fn block_maxima<T: Narrow>(scores: &[T], mask: Option<Mask<'_>>, maxima: &mut [f64]) -> Summary {
-    // SAFETY: arrays need no instruction set.
-    unsafe { generic::block_maxima::<T, Array<f32>>(scores, mask, maxima) }
+/// `a * b + c`, rounded once. Without an instruction for it, the product is exact in f64 and the sum nearly so: rounding
+/// it again goes wrong only where it lies halfway between two f32, or below their normal range.
+#[inline(always)]
+pub(in crate::arch) fn fused(a: f32, b: f32, c: f32) -> f32 {
+    const INSTRUCTION: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+    let sum = f64::from(a) * f64::from(b) + f64::from(c);
+    if INSTRUCTION || sum.to_bits() & 0x1FFF_FFFF == 0x1000_0000 || sum.abs() < f64::from(f32::MIN_POSITIVE) {
+        a.mul_add(b, c)
+    } else {
+        sum as f32
+    }
 }
 
-pub(super) fn collect_above<T: Narrow>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &[f64],
-    bounds: Bounds,
-    out: (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
+impl ExpLanes for Array<f32> {
+    type Table = ();
+
+    #[inline(always)]
+    unsafe fn table() {}
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Array([value; COUNT])
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        Array(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        Array(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, other: Self) -> Self {
+        Array(std::array::from_fn(|i| self.0[i] * other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
+        Array(std::array::from_fn(|i| fused(self.0[i], factor.0[i], term.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn mul_minus(self, factor: Self, term: Self) -> Self {
+        Array(std::array::from_fn(|i| fused(self.0[i], factor.0[i], -term.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn sixteenths(self, _table: ()) -> Self {
+        let power = |x: f32| SIXTEENTHS[(x.to_bits() & 15) as usize].wrapping_add(x.to_bits() << 19);
+        Array(std::array::from_fn(|i| f32::from_bits(power(self.0[i]))))
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, least: Self) -> Self {
+        Array(std::array::from_fn(|i| match x.0[i] >= least.0[i] {
+            true => self.0[i],
+            false => 0.0,
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's; arrays of floats may be written unaligned.
+        unsafe { to.cast::<[f32; COUNT]>().write_unaligned(self.0) }
+    }
+}
+
+/// The entry point of this level.
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: arrays need no instruction set.
-    unsafe { generic::collect_above::<T, Array<f32>>(scores, mask, maxima, bounds, out) }
+    unsafe { kernel.run::<Array<f32>>() }
 }
 
 /// For f64 rows, at every level.
-pub(super) fn wide_block_maxima(scores: &[f64], mask: Option<Mask<'_>>, maxima: &mut [f64]) -> Summary {
+pub(super) fn wide_block_maxima(scores: &[f64], mask: Option<Mask<'_>>, block_maxima: &mut [f64]) -> Summary {
     // SAFETY: arrays need no instruction set.
-    unsafe { generic::block_maxima::<f64, Array<f64>>(scores, mask, maxima) }
+    unsafe { maxima::read_maxima::<f64, Array<f64>>(scores, mask, block_maxima) }
 }
 
 /// For f64 rows, at every level.
 pub(super) fn wide_collect_above(
     scores: &[f64],
     mask: Option<Mask<'_>>,
-    maxima: &[f64],
+    block_maxima: &[f64],
     bounds: Bounds,
     out: (&mut Vec<u32>, &mut Vec<f64>),
 ) -> bool {
     // SAFETY: arrays need no instruction set.
-    unsafe { generic::collect_above::<f64, Array<f64>>(scores, mask, maxima, bounds, out) }
+    unsafe { maxima::collect::<f64, Array<f64>>(scores, mask, block_maxima, bounds, out) }
 }

@@ -1,6 +1,7 @@
 use half::{bf16, f16};
 
 use super::*;
+use crate::row::{Mask, Scores};
 
 /// A generator good enough for test data.
 fn noise(seed: u64) -> impl FnMut() -> f64 {

@@ -1,32 +1,29 @@
-//! Draws from `softmax(scale x)` over a row of f32 or narrower: two reads of the row, and nothing stored for each token.
+//! Draws by terms: from `q ~ exp(scale x)` over a cut of the row, or over tokens gathered from it, with no q computed.
 //!
-//! The first read finds the maximum, the second sums the terms `e_i` (see `arch`: the largest is within [0.7, 1.5]) of every 1024
-//! tokens. A block has the integer mass `M_b = round(2^40 sum e)`, M is their sum, and the product r M of a 64-bit uniform
-//! points at a block and at a place inside. There the terms are computed once more, the same bits: a token has the mass
-//! `m_i = round(2^52 e_i)` of S in the block, and the place, scaled from M_b to S, falls on one. A block with mass has
-//! a sum of at least 2^-41, hence some e_i >= 2^-51, hence S > 0; no product exceeds 127 bits.
+//! The terms `e_i` (see `arch`: the largest is within [0.7, 1.5]) of every 1024 tokens are summed already. A block has the integer
+//! mass `M_b = round(2^40 sum e)`, M is their sum, and the product r M of a 64-bit uniform points at a block and at a
+//! place inside. There the terms are computed once more, the same bits: a token has the mass `m_i = round(2^52 e_i)` of S in
+//! the block, and the place, scaled from M_b to S, falls on one. A block with mass has a sum of at least 2^-41, hence
+//! some e_i >= 2^-51, hence S > 0; no product exceeds 127 bits.
 //!
 //! Tokens below e_i = 2^-53 are never drawn, nor those of blocks without mass: an error of less than 2^-40 in q altogether for
-//! each token. The others have relative errors of 3e-7 (e_i), 1e-6 (the sum over its block) and as much (the sum over all).
+//! each token. The others have relative errors of 9e-7 (e_i), 1e-6 (the sum over its block) and as much (the sum over all).
 
-use super::categorical::{Coupling, Draw, draw_each, rounded};
+use super::categorical::{Draw, rounded};
 use crate::arch::{self, Exponential, Level, SUM_BLOCK};
 use crate::math;
-use crate::plan::{Anchor, Objective, Plan};
-use crate::row::{Row, Scores};
-use crate::status::Status;
+use crate::row::Row;
+use crate::support::candidates::Candidates;
+use crate::support::cut::Cut;
 
 const BLOCK_SCALE: f64 = (1_u64 << 40) as f64;
 const TOKEN_SCALE: f64 = (1_u64 << 52) as f64;
-
-/// As many tokens can have the largest term before M takes more than 63 bits.
-const LONGEST: usize = 1 << 22;
+/// For tokens that were gathered, of which there are fewer than 2^14.
+const GATHERED_SCALE: f64 = (1_u64 << 48) as f64;
 
 /// Scratch of these draws; no value survives a call.
 #[derive(Clone, Debug, Default)]
 pub struct SoftmaxScratch {
-    maxima: Vec<f64>,
-    sums: Vec<f64>,
     /// Cumulative masses of the blocks.
     ends: Vec<u64>,
     /// Which of the opened blocks each block is.
@@ -34,50 +31,59 @@ pub struct SoftmaxScratch {
     /// Of the opened blocks, the terms of their tokens and cumulative masses.
     terms: Vec<[f32; SUM_BLOCK]>,
     token_ends: Vec<[u64; SUM_BLOCK]>,
+    /// Of gathered tokens.
+    gathered: Vec<f32>,
 }
 
-/// Draws as [`super::draw_row`] does; `None`, and nothing done, where the plan or the row is not of the kind.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn draw_softmax(
-    plan: &Plan,
-    row: &Row<'_>,
-    level: Level,
-    seed: u64,
-    position: u64,
-    coupling: Coupling,
-    out_tokens: &mut [i64],
-    out_log_probs: &mut [f64],
-    scratch: &mut SoftmaxScratch,
-) -> Option<Result<(), Status>> {
-    let scale = scale(plan)?;
-    if matches!(row.scores, Scores::F64(_)) || row.scores.len() > LONGEST {
-        return None;
+/// The distribution over tokens that were gathered.
+pub(super) struct Gathered<'a> {
+    ids: &'a [u32],
+    terms: &'a [f32],
+    ends: &'a [u64],
+    z: f64,
+}
+
+impl<'a> Gathered<'a> {
+    pub(super) fn new(
+        level: Level,
+        exponential: &Exponential,
+        candidates: &'a Candidates,
+        scratch: &'a mut SoftmaxScratch,
+    ) -> Self {
+        let SoftmaxScratch { gathered, ends, .. } = scratch;
+        arch::terms_of(level, exponential, &candidates.values, gathered);
+        let mut total = 0;
+        ends.clear();
+        ends.extend(gathered.iter().map(|&term| {
+            total += rounded(f64::from(term) * GATHERED_SCALE);
+            total
+        }));
+        Gathered {
+            ids: &candidates.ids,
+            terms: gathered,
+            ends,
+            z: gathered.iter().map(|&term| f64::from(term)).sum(),
+        }
     }
-    let summary = arch::block_maxima(level, row.scores, row.mask, &mut scratch.maxima);
-    if let Err(status) = summary.check() {
-        return Some(Err(status));
+
+    /// The token that the uniform `r` falls on.
+    pub(super) fn draw(&self, r: u64) -> Draw {
+        let total = self.ends.last().copied().unwrap_or(0);
+        let target = ((u128::from(r) * u128::from(total)) >> 64) as u64;
+        let index = self.ends.partition_point(|&end| end <= target);
+        Draw {
+            token: i64::from(self.ids[index]),
+            log_prob: math::ln(f64::from(self.terms[index]) / self.z),
+        }
     }
-    let exponential = Exponential::new(scale, summary.max)?;
-    let mut masses = Masses::new(*row, level, exponential, scratch);
-    draw_each(seed, position, coupling, out_tokens, out_log_probs, |r| masses.draw(r));
-    Some(Ok(()))
 }
 
-/// The factor of the scores in log q, if q is the softmax of nothing else over all that the mask allows.
-fn scale(plan: &Plan) -> Option<f64> {
-    let Objective::Softmax { lam } = plan.objective else {
-        return None;
-    };
-    let plain = plan.supports.is_empty() && plan.allowed.is_none() && plan.anchor == Anchor::None;
-    let temperature = if plan.raw_scores { 1.0 } else { plan.temperature };
-    (plain && plan.score_weight > 0.0).then(|| plan.score_weight / temperature / lam)
-}
-
-/// The distribution of one row.
-struct Masses<'a> {
+/// The distribution over the tokens of a cut.
+pub(super) struct Masses<'a> {
     row: Row<'a>,
     level: Level,
     exponential: Exponential,
+    cut: Cut,
     /// Sum of all terms.
     z: f64,
     total: u64,
@@ -85,32 +91,53 @@ struct Masses<'a> {
 }
 
 impl<'a> Masses<'a> {
-    fn new(row: Row<'a>, level: Level, exponential: Exponential, scratch: &'a mut SoftmaxScratch) -> Self {
-        let SoftmaxScratch { sums, ends, .. } = scratch;
-        arch::block_sums(level, row.scores, row.mask, &exponential, sums);
+    /// The sums are those of the terms of every block, forbidden tokens and those that the cut drops adding nothing that
+    /// matters.
+    pub(super) fn new(
+        row: Row<'a>,
+        level: Level,
+        (exponential, cut): (Exponential, Cut),
+        sums: &[f64],
+        scratch: &'a mut SoftmaxScratch,
+    ) -> Self {
+        scratch.places.clear();
+        scratch.places.resize(sums.len(), None);
+        scratch.terms.clear();
+        scratch.token_ends.clear();
         let mut total = 0;
-        ends.clear();
-        ends.extend(sums.iter().map(|sum| {
+        scratch.ends.clear();
+        scratch.ends.extend(sums.iter().map(|sum| {
             total += rounded(sum * BLOCK_SCALE);
             total
         }));
-        let z = sums.iter().sum();
-        scratch.places.clear();
-        scratch.places.resize(scratch.ends.len(), None);
-        scratch.terms.clear();
-        scratch.token_ends.clear();
         Masses {
             row,
             level,
             exponential,
-            z,
+            cut,
+            z: sums.iter().sum(),
             total,
             scratch,
         }
     }
 
+    /// The terms of a block.
+    fn terms(&self, block: usize, terms: &mut [f32; SUM_BLOCK]) {
+        let Row { scores, mask, .. } = self.row;
+        arch::block_terms(self.level, scores, mask, &self.exponential, block, terms);
+        // Ties at the end of the cut.
+        if (block + 1) * SUM_BLOCK > self.cut.last as usize {
+            for (offset, term) in terms.iter_mut().enumerate() {
+                let id = block * SUM_BLOCK + offset;
+                if *term > 0.0 && !self.cut.keeps(scores.at(id), id as u32) {
+                    *term = 0.0;
+                }
+            }
+        }
+    }
+
     /// The token that the uniform `r` falls on.
-    fn draw(&mut self, r: u64) -> Draw {
+    pub(super) fn draw(&mut self, r: u64) -> Draw {
         let product = u128::from(r) * u128::from(self.total);
         let target = (product >> 64) as u64;
         let ends = &self.scratch.ends;
@@ -136,30 +163,18 @@ impl<'a> Masses<'a> {
         if let Some(place) = self.scratch.places[block] {
             return place as usize;
         }
-        let place = self.scratch.terms.len();
-        let SoftmaxScratch {
-            places,
-            terms,
-            token_ends,
-            ..
-        } = &mut *self.scratch;
-        places[block] = Some(place as u32);
-        terms.push([0.0; SUM_BLOCK]);
-        token_ends.push([0; SUM_BLOCK]);
-        let (terms, ends) = (&mut terms[place], &mut token_ends[place]);
-        arch::block_terms(
-            self.level,
-            self.row.scores,
-            self.row.mask,
-            &self.exponential,
-            block,
-            terms,
-        );
+        let mut terms = [0.0; SUM_BLOCK];
+        self.terms(block, &mut terms);
+        let mut ends = [0; SUM_BLOCK];
         let mut total = 0;
-        for (end, &term) in ends.iter_mut().zip(terms.iter()) {
+        for (end, &term) in ends.iter_mut().zip(&terms) {
             total += rounded(f64::from(term) * TOKEN_SCALE);
             *end = total;
         }
+        let place = self.scratch.terms.len();
+        self.scratch.places[block] = Some(place as u32);
+        self.scratch.terms.push(terms);
+        self.scratch.token_ends.push(ends);
         place
     }
 }

@@ -1,12 +1,12 @@
 //! From a row straight to tokens.
 
-use super::categorical::{Coupling, draw_row};
-use super::softmax::draw_softmax;
+use super::categorical::{Coupling, Draw, draw_each, draw_row};
+use super::softmax::{Gathered, Masses};
 use crate::arch::Level;
 use crate::par::Scratch;
 use crate::plan::Plan;
 use crate::row::Row;
-use crate::solve::solve_for_draw;
+use crate::solve::{Ready, prepare_draw};
 use crate::status::Status;
 
 /// Solves a row as far as draws need, and draws one token into each place of `out_tokens`, and its log-probability into
@@ -31,38 +31,40 @@ pub fn draw_tokens(
         masses,
         softmax,
     } = scratch;
-    let fused = draw_softmax(
-        plan,
-        row,
-        level,
-        seed,
-        position,
-        coupling,
-        out_tokens,
-        out_log_probs,
-        softmax,
-    );
-    let status = match fused {
-        Some(Ok(())) => return Status::Ok,
-        Some(Err(status)) => status,
-        None => solve_for_draw(plan, row, level, workspace),
+    let mut each = |draw: &mut dyn FnMut(u64) -> Draw| {
+        draw_each(seed, position, coupling, out_tokens, out_log_probs, draw);
+        Status::Ok
     };
-    if status.is_solved() {
-        let (face, q, log_q) = (workspace.face(), workspace.q(), workspace.log_q());
-        draw_row(
-            face,
-            q,
-            log_q,
-            seed,
-            position,
-            coupling,
-            out_tokens,
-            out_log_probs,
-            masses,
-        );
-    } else {
-        out_tokens.fill(-1);
-        out_log_probs.fill(f64::NAN);
+    match prepare_draw(plan, row, level, workspace) {
+        Ok(Ready::Gathered(exponential)) => {
+            let candidates = workspace.reads.candidates();
+            let gathered = Gathered::new(level, &exponential, candidates, softmax);
+            return each(&mut |r| gathered.draw(r));
+        }
+        Ok(Ready::Spread(exponential, cut)) => {
+            let sums = &workspace.reads.sweep.sums;
+            let mut spread = Masses::new(*row, level, (exponential, cut), sums, softmax);
+            return each(&mut |r| spread.draw(r));
+        }
+        Ok(Ready::Solved(status)) if status.is_solved() => {
+            let (face, q, log_q) = (workspace.face(), workspace.q(), workspace.log_q());
+            draw_row(
+                face,
+                q,
+                log_q,
+                seed,
+                position,
+                coupling,
+                out_tokens,
+                out_log_probs,
+                masses,
+            );
+            return status;
+        }
+        Ok(Ready::Solved(status)) | Err(status) => {
+            out_tokens.fill(-1);
+            out_log_probs.fill(f64::NAN);
+            status
+        }
     }
-    status
 }

@@ -20,7 +20,9 @@ use crate::prepare::Prepared;
 use crate::row::Row;
 use crate::status::Status;
 use crate::support::{self, rank::Ranked};
+use draw::Reads;
 pub use draw::solve_for_draw;
+pub(crate) use draw::{Ready, prepare_draw};
 use face::{Answer, Face};
 
 /// Memory for solving one row at a time: it grows to the largest row seen and is reused.
@@ -32,7 +34,7 @@ pub struct Workspace {
     face: Face,
     answer: Answer,
     scratch: Scratch,
-    sweep: draw::Sweep,
+    pub(crate) reads: Reads,
 }
 
 /// Scratch of the solvers; no value survives a call.

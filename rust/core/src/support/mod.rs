@@ -2,7 +2,10 @@
 //!
 //! Every rule is measured on all allowed tokens, whatever the other rules drop, so supports commute.
 
+pub(crate) mod candidates;
+pub(crate) mod cut;
 mod cutoff;
+pub(crate) mod nucleus;
 pub(crate) mod rank;
 
 use crate::math;

@@ -47,6 +47,30 @@ pub(crate) fn prefix(items: &mut [Ranked], mut fits: impl FnMut(&[Ranked], usize
     low
 }
 
+/// A score that at least k tokens reach, so that the first k in order do: the k-th largest of maxima over disjoint sets of
+/// tokens; none if there are fewer sets. They are folded to about eight times k sets: few candidates more, and a quick
+/// selection.
+pub(crate) fn kth_largest<T: Copy + PartialOrd>(
+    k: usize,
+    maxima: &[T],
+    selection: &mut Vec<T>,
+    compare: impl Fn(&T, &T) -> Ordering,
+) -> Option<T> {
+    const FEWEST: usize = 64;
+    if k > maxima.len() {
+        return None;
+    }
+    let (head, tail) = maxima.split_at(maxima.len().min(k.saturating_mul(8).max(FEWEST)));
+    selection.clear();
+    selection.extend_from_slice(head);
+    for maxima in tail.chunks(head.len()) {
+        for (selected, &maximum) in selection.iter_mut().zip(maxima) {
+            *selected = if maximum > *selected { maximum } else { *selected };
+        }
+    }
+    Some(*selection.select_nth_unstable_by(k - 1, |a, b| compare(b, a)).1)
+}
+
 /// Exactly the first k in order.
 pub(super) fn top_k(k: usize, x: &[f64], ranked: &mut Vec<Ranked>, keep: &mut [bool]) {
     let k = k.max(1);

@@ -1,17 +1,15 @@
 //! Four lanes of f32.
 
-pub(in crate::arch) mod exp;
-
 use std::arch::aarch64::*;
 
 use half::{bf16, f16};
 
-use crate::arch::lanes::{Lanes, Narrow, NarrowLanes, f32_from};
-use crate::arch::{Bounds, Summary, generic};
-use crate::row::Mask;
+use crate::arch::dispatch::Kernel;
+use crate::arch::exp::SIXTEENTHS;
+use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
 
 #[derive(Clone, Copy)]
-struct Neon(float32x4_t);
+pub(in crate::arch) struct Neon(float32x4_t);
 
 /// Bit i in lane i.
 #[inline(always)]
@@ -112,30 +110,92 @@ impl NarrowLanes for Neon {
     }
 }
 
-/// # Safety
-///
-/// The instruction set is present.
-#[target_feature(enable = "neon")]
-pub(in crate::arch) unsafe fn block_maxima<T: Narrow>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &mut [f64],
-) -> Summary {
-    // SAFETY: passed on.
-    unsafe { generic::block_maxima::<T, Neon>(scores, mask, maxima) }
+impl ExpLanes for Neon {
+    type Table = uint8x16x4_t;
+
+    #[inline(always)]
+    unsafe fn table() -> uint8x16x4_t {
+        // SAFETY: NEON is present, as for every function here, and sixteen words are read.
+        unsafe {
+            let bytes = SIXTEENTHS.as_ptr().cast::<u8>();
+            uint8x16x4_t(
+                vld1q_u8(bytes),
+                vld1q_u8(bytes.add(16)),
+                vld1q_u8(bytes.add(32)),
+                vld1q_u8(bytes.add(48)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: NEON is present, as for every function here.
+        Neon(unsafe { vdupq_n_f32(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vaddq_f32(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vsubq_f32(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vmulq_f32(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vfmaq_f32(term.0, self.0, factor.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_minus(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vfmaq_f32(vnegq_f32(term.0), self.0, factor.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sixteenths(self, table: uint8x16x4_t) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let k = vreinterpretq_u32_f32(self.0);
+            // The four bytes of word j are bytes 4j to 4j + 3 of the table.
+            let j = vandq_u32(k, vdupq_n_u32(15));
+            let bytes = vaddq_u32(vmulq_u32(j, vdupq_n_u32(0x0404_0404)), vdupq_n_u32(0x0302_0100));
+            let entry = vreinterpretq_u32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(bytes)));
+            Neon(vreinterpretq_f32_u32(vaddq_u32(entry, vshlq_n_u32::<19>(k))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, least: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(self.0), vcgeq_f32(x.0, least.0))) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above, and the caller's.
+        unsafe { vst1q_f32(to, self.0) }
+    }
 }
 
+/// The entry point of this level.
+///
 /// # Safety
 ///
 /// The instruction set is present.
 #[target_feature(enable = "neon")]
-pub(in crate::arch) unsafe fn collect_above<T: Narrow>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &[f64],
-    bounds: Bounds,
-    out: (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
+pub(in crate::arch) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: passed on.
-    unsafe { generic::collect_above::<T, Neon>(scores, mask, maxima, bounds, out) }
+    unsafe { kernel.run::<Neon>() }
 }

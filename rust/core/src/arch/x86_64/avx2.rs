@@ -1,17 +1,15 @@
 //! Eight lanes of f32.
 
-pub(in crate::arch) mod exp;
-
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use crate::arch::lanes::{Lanes, Narrow, NarrowLanes, f32_from};
-use crate::arch::{Bounds, Summary, generic};
-use crate::row::Mask;
+use crate::arch::dispatch::Kernel;
+use crate::arch::exp::SIXTEENTHS;
+use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
 
 #[derive(Clone, Copy)]
-struct Avx2(__m256);
+pub(in crate::arch) struct Avx2(__m256);
 
 impl Lanes for Avx2 {
     const COUNT: usize = 8;
@@ -112,30 +110,85 @@ impl NarrowLanes for Avx2 {
     }
 }
 
-/// # Safety
-///
-/// The instruction set is present.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::arch) unsafe fn block_maxima<T: Narrow>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &mut [f64],
-) -> Summary {
-    // SAFETY: passed on.
-    unsafe { generic::block_maxima::<T, Avx2>(scores, mask, maxima) }
+impl ExpLanes for Avx2 {
+    type Table = [__m256; 2];
+
+    #[inline(always)]
+    unsafe fn table() -> [__m256; 2] {
+        let words = SIXTEENTHS.as_ptr();
+        // SAFETY: AVX2 is present, as for every function here, and twice eight words are read.
+        unsafe { [_mm256_loadu_ps(words.cast()), _mm256_loadu_ps(words.add(8).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: AVX2 is present, as for every function here.
+        Avx2(unsafe { _mm256_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_minus(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_fmsub_ps(self.0, factor.0, term.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sixteenths(self, [low, high]: [__m256; 2]) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let k = _mm256_castps_si256(self.0);
+            // Indices are modulo 8; bit 3, moved to the sign, says which half.
+            let half = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(k));
+            let [low, high] = [_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k)];
+            let entry = _mm256_castps_si256(_mm256_blendv_ps(low, high, half));
+            Avx2(_mm256_castsi256_ps(_mm256_add_epi32(entry, _mm256_slli_epi32::<19>(k))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, least: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_and_ps(self.0, _mm256_cmp_ps::<_CMP_GE_OQ>(x.0, least.0)) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above, and the caller's.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
 }
 
+/// The entry point of this level.
+///
 /// # Safety
 ///
 /// The instruction set is present.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::arch) unsafe fn collect_above<T: Narrow>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &[f64],
-    bounds: Bounds,
-    out: (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
+pub(in crate::arch) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: passed on.
-    unsafe { generic::collect_above::<T, Avx2>(scores, mask, maxima, bounds, out) }
+    unsafe { kernel.run::<Avx2>() }
 }

@@ -1,17 +1,15 @@
 //! Sixteen lanes of f32, with mask registers.
 
-pub(in crate::arch) mod exp;
-
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use crate::arch::lanes::{Lanes, Narrow, NarrowLanes, f32_from};
-use crate::arch::{Bounds, Summary, generic};
-use crate::row::Mask;
+use crate::arch::dispatch::Kernel;
+use crate::arch::exp::SIXTEENTHS;
+use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
 
 #[derive(Clone, Copy)]
-struct Avx512(__m512);
+pub(in crate::arch) struct Avx512(__m512);
 
 impl Lanes for Avx512 {
     const COUNT: usize = 16;
@@ -100,30 +98,82 @@ impl NarrowLanes for Avx512 {
     }
 }
 
-/// # Safety
-///
-/// The instruction set is present.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-pub(in crate::arch) unsafe fn block_maxima<T: Narrow>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &mut [f64],
-) -> Summary {
-    // SAFETY: passed on.
-    unsafe { generic::block_maxima::<T, Avx512>(scores, mask, maxima) }
+impl ExpLanes for Avx512 {
+    type Table = __m512i;
+
+    #[inline(always)]
+    unsafe fn table() -> __m512i {
+        // SAFETY: AVX-512 is present, as for every function here, and sixteen words are read.
+        unsafe { _mm512_loadu_si512(SIXTEENTHS.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: AVX-512 is present, as for every function here.
+        Avx512(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_minus(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_fmsub_ps(self.0, factor.0, term.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn sixteenths(self, table: __m512i) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let k = _mm512_castps_si512(self.0);
+            // Indices are modulo 16.
+            let entry = _mm512_permutexvar_epi32(k, table);
+            Avx512(_mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32::<19>(k))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, least: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x.0, least.0), self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above, and the caller's.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
 }
 
+/// The entry point of this level.
+///
 /// # Safety
 ///
 /// The instruction set is present.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-pub(in crate::arch) unsafe fn collect_above<T: Narrow>(
-    scores: &[T],
-    mask: Option<Mask<'_>>,
-    maxima: &[f64],
-    bounds: Bounds,
-    out: (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
+pub(in crate::arch) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: passed on.
-    unsafe { generic::collect_above::<T, Avx512>(scores, mask, maxima, bounds, out) }
+    unsafe { kernel.run::<Avx512>() }
 }

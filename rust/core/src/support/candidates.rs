@@ -1,0 +1,123 @@
+//! Tokens gathered from a row, in the order of their ids, for the rules that look at some of them one by one.
+
+use super::cut::{Cut, Measure};
+use crate::arch::{self, Bounds, Exponential, SUM_BLOCK};
+
+/// The allowed tokens with scores in `[least, below)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidates {
+    pub(crate) least: f64,
+    pub(crate) below: f64,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) values: Vec<f32>,
+    /// Their terms, once asked for.
+    pub(crate) terms: Vec<f32>,
+    /// If `below` is finite, the sums over blocks of the terms from there on.
+    pub(crate) sums: Vec<f64>,
+    /// Whose terms these are.
+    summed: Option<Exponential>,
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        let mut none = Candidates {
+            least: 0.0,
+            below: 0.0,
+            ids: vec![],
+            values: vec![],
+            terms: vec![],
+            sums: vec![],
+            summed: None,
+        };
+        none.clear();
+        none
+    }
+}
+
+impl Candidates {
+    /// Starts with a row: nothing is known of it.
+    pub(crate) fn clear(&mut self) {
+        (self.least, self.below) = (f64::INFINITY, f64::INFINITY);
+    }
+
+    /// Makes sure that all tokens from `least` on are there, and perhaps some more; false if there are more than `limit`.
+    pub(crate) fn gather(&mut self, measure: &Measure<'_>, least: f64, limit: usize) -> bool {
+        (self.below == f64::INFINITY && self.least <= least)
+            || self.gather_between(measure, least, f64::INFINITY, limit)
+    }
+
+    /// Gathers the tokens in `[least, below)`; false if there are more than `limit`.
+    pub(crate) fn gather_between(&mut self, measure: &Measure<'_>, least: f64, below: f64, limit: usize) -> bool {
+        self.ids.clear();
+        self.values.clear();
+        let (scores, mask) = (measure.row.scores, measure.row.mask);
+        let bounds = Bounds { least, limit };
+        let out = (&mut self.ids, &mut self.values);
+        let complete = arch::collect_between(measure.level, scores, mask, measure.sweep, bounds, below, out);
+        (self.least, self.below) = if complete {
+            (least, below)
+        } else {
+            (f64::INFINITY, f64::INFINITY)
+        };
+        complete
+    }
+
+    /// Computes the terms.
+    pub(crate) fn weigh(&mut self, measure: &Measure<'_>) {
+        arch::terms_of(measure.level, measure.exponential, &self.values, &mut self.terms);
+    }
+
+    /// Sums the terms of the tokens from `least` on, block by block, and in all.
+    pub(crate) fn sum_from(&mut self, measure: &Measure<'_>, least: f64) -> f64 {
+        let exponential = measure.exponential.from(least);
+        let (scores, mask) = (measure.row.scores, measure.row.mask);
+        arch::block_sums(measure.level, scores, mask, &exponential, &mut self.sums);
+        self.summed = Some(*measure.exponential);
+        self.sums.iter().sum()
+    }
+
+    /// Whether the tokens around the end of a cut are here, and those above it summed, under the terms of `exponential`.
+    pub(crate) fn has_end_of(&self, cut: Cut, exponential: &Exponential) -> bool {
+        let around = self.least <= cut.least && cut.least < self.below && self.below < f64::INFINITY;
+        around && self.summed.as_ref() == Some(exponential)
+    }
+
+    /// Gathers the tokens that tie with the end of a cut, if some are not in it, and sums those above, under the terms of
+    /// `measure`.
+    pub(crate) fn find_end_of(&mut self, cut: Cut, measure: &Measure<'_>) {
+        if cut.last == u32::MAX {
+            self.ids.clear();
+            self.values.clear();
+            self.sum_from(measure, cut.least);
+            self.below = cut.least;
+        } else {
+            let next = f64::from((cut.least as f32).next_up());
+            self.sum_from(measure, next);
+            self.gather_between(measure, cut.least, next, measure.row.scores.len());
+        }
+        self.weigh(measure);
+    }
+
+    /// Adds the terms of the tokens here that are in a cut to the sums of those above.
+    pub(crate) fn add_to_sums(&mut self, cut: Cut) {
+        for ((&id, &x), &term) in self.ids.iter().zip(&self.values).zip(&self.terms) {
+            if cut.keeps(f64::from(x), id) {
+                self.sums[id as usize / SUM_BLOCK] += f64::from(term);
+            }
+        }
+    }
+
+    /// Drops what a cut does not keep, if all that it keeps is here.
+    pub(crate) fn keep(&mut self, cut: Cut) {
+        let mut kept = 0;
+        for i in 0..self.ids.len() {
+            if cut.keeps(f64::from(self.values[i]), self.ids[i]) {
+                (self.ids[kept], self.values[kept]) = (self.ids[i], self.values[i]);
+                kept += 1;
+            }
+        }
+        self.ids.truncate(kept);
+        self.values.truncate(kept);
+        self.least = cut.least;
+    }
+}

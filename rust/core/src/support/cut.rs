@@ -1,0 +1,228 @@
+//! Faces as cuts of the order, measured on sums over a row instead of on each token's probability.
+//!
+//! Every support keeps the first so many tokens in the order (score descending, index ascending). So each is a score and an
+//! index, and of several the one that comes first is their intersection.
+
+use super::candidates::Candidates;
+use super::min_p_offset;
+use super::nucleus::{self, NucleusScratch};
+use super::rank::kth_largest;
+use crate::arch::{self, Exponential, Level, Sweep};
+use crate::math;
+use crate::plan::{Rule, Support};
+use crate::row::Row;
+
+/// The tokens with `x > least`, and those with `x == least` up to the index `last`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Cut {
+    pub(crate) least: f64,
+    pub(crate) last: u32,
+}
+
+impl Cut {
+    /// Every allowed token.
+    pub(crate) const ALL: Cut = Cut {
+        least: f64::MIN,
+        last: u32::MAX,
+    };
+
+    pub(crate) fn from(least: f64) -> Cut {
+        Cut { least, last: u32::MAX }
+    }
+
+    /// The tokens of both.
+    pub(crate) fn and(self, other: Cut) -> Cut {
+        if other.least > self.least {
+            other
+        } else if other.least < self.least {
+            self
+        } else {
+            Cut::from(self.least).until(self.last.min(other.last))
+        }
+    }
+
+    fn until(self, last: u32) -> Cut {
+        Cut { last, ..self }
+    }
+
+    /// Whether the token is in it.
+    pub(crate) fn keeps(&self, x: f64, id: u32) -> bool {
+        x > self.least || (x == self.least && id <= self.last)
+    }
+}
+
+/// A row with the sums that rules are measured on.
+pub(crate) struct Measure<'a> {
+    pub(crate) row: &'a Row<'a>,
+    pub(crate) level: Level,
+    /// The largest score.
+    pub(crate) max: f64,
+    /// Largest scores.
+    pub(crate) sweep: &'a Sweep,
+    /// Of `p = term / z`.
+    pub(crate) exponential: &'a Exponential,
+    pub(crate) z: f64,
+}
+
+/// Scratch; no value survives a call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CutScratch {
+    /// What is known of the tokens of the row that is measured.
+    pub(crate) candidates: Candidates,
+    nucleus: NucleusScratch,
+    sums: Vec<f64>,
+    selection: Vec<f32>,
+}
+
+/// The intersection of the supports, which keeps the best token, from a measure of p. `None`
+/// where a rule needs more than sums: the whole distribution decides then.
+pub(crate) fn intersect(
+    supports: &[Support],
+    temperature: f64,
+    tempered: &Measure<'_>,
+    scratch: &mut CutScratch,
+) -> Option<Cut> {
+    let &Measure { row, level, max, .. } = tempered;
+    scratch.candidates.clear();
+    let mut cut = Cut::ALL;
+    // What is dear comes last: it need not look beyond the others.
+    let dear = |support: &&Support| matches!(support.rule, Rule::TopP(_));
+    let ordered = supports
+        .iter()
+        .filter(|support| !dear(support))
+        .chain(supports.iter().filter(dear));
+    for &Support { rule, raw } in ordered {
+        let found = if raw && temperature != 1.0 && needs_mass(rule) {
+            let exponential = Exponential::new(1.0, max)?;
+            let mut sums = std::mem::take(&mut scratch.sums);
+            arch::block_sums(level, row.scores, row.mask, &exponential, &mut sums);
+            let raw = Measure {
+                exponential: &exponential,
+                z: sums.iter().sum(),
+                ..*tempered
+            };
+            scratch.sums = sums;
+            raw.cut(rule, 1.0, cut, scratch)?
+        } else {
+            tempered.cut(rule, if raw { 1.0 } else { temperature }, cut, scratch)?
+        };
+        // Rounding, and rules that ask for more than the best token has.
+        cut = if found.least > max {
+            Cut::from(max).until(tempered.best())
+        } else {
+            cut.and(found)
+        };
+    }
+    Some(cut)
+}
+
+/// Whether a rule is about sums over all tokens.
+pub(crate) fn needs_mass(rule: Rule) -> bool {
+    match rule {
+        Rule::TopP(p) => p < 1.0,
+        Rule::PLess | Rule::Epsilon(_) | Rule::Eta(_) | Rule::TopNSigma(_) => true,
+        Rule::TopK(_) | Rule::MinP(_) => false,
+    }
+}
+
+impl Measure<'_> {
+    fn cut(&self, rule: Rule, temperature: f64, within: Cut, scratch: &mut CutScratch) -> Option<Cut> {
+        Some(match rule {
+            Rule::TopK(k) => self.top_k(k.max(1), scratch)?,
+            Rule::TopP(p) if p >= 1.0 => Cut::ALL,
+            Rule::TopP(p) => nucleus::top_p(p, within, self, &mut scratch.candidates, &mut scratch.nucleus),
+            Rule::MinP(rho) if rho <= 0.0 => Cut::ALL,
+            // The very sum that the rule compares with.
+            Rule::MinP(rho) => Cut::from(self.max + min_p_offset(rho, false, temperature)),
+            Rule::TopNSigma(n) => self.top_n_sigma(n)?,
+            Rule::PLess => self.p_less(scratch)?,
+            Rule::Epsilon(eps) => self.probability(math::ln(eps)),
+            Rule::Eta(eps) => {
+                let log_eps = math::ln(eps);
+                self.probability(log_eps.min(0.5 * log_eps - self.entropy()))
+            }
+        })
+    }
+
+    /// The first token with the largest score.
+    fn best(&self) -> u32 {
+        let reaches = |values: &[f32]| values.iter().any(|&x| f64::from(x) == self.max);
+        let block = self.sweep.tops.chunks(arch::LANES).position(reaches).unwrap_or(0);
+        let mut ids = block * arch::SUM_BLOCK..self.row.scores.len();
+        ids.find(|&id| self.row.allowed_score(id) == Some(self.max))
+            .unwrap_or(0) as u32
+    }
+
+    /// The tokens with `log p >= least`.
+    fn probability(&self, least: f64) -> Cut {
+        Cut::from((least + self.log_z()) / self.exponential.scale())
+    }
+
+    /// `p >= (1 - 1e-6) sum p^2`. The best token is at the threshold only if all that have mass are: whether these stay is not
+    /// for sums with errors of 1e-6 to say.
+    fn p_less(&self, scratch: &mut CutScratch) -> Option<Cut> {
+        let squares = Exponential::new(2.0 * self.exponential.scale(), self.max)?;
+        arch::block_sums(self.level, self.row.scores, self.row.mask, &squares, &mut scratch.sums);
+        let sum: f64 = scratch.sums.iter().sum();
+        let least = math::ln(sum) + squares.offset() - 2.0 * self.log_z();
+        (self.log_best() - least > 1e-5).then(|| self.probability(least + math::ln_1p(-1e-6)))
+    }
+
+    fn log_z(&self) -> f64 {
+        math::ln(self.z) + self.exponential.offset()
+    }
+
+    /// `log p` of the best token.
+    fn log_best(&self) -> f64 {
+        self.exponential.scale() * self.max - self.log_z()
+    }
+
+    /// `-sum p log p`.
+    fn entropy(&self) -> f64 {
+        let (scores, mask) = (self.row.scores, self.row.mask);
+        let moments = arch::moments(self.level, scores, mask, Some(self.exponential), self.max as f32);
+        -self.log_best() - self.exponential.scale() * moments.first / moments.weight
+    }
+
+    /// `x >= max x - n std(x)`: the variance around what is nearly the mean.
+    fn top_n_sigma(&self, n: f64) -> Option<Cut> {
+        let (scores, mask) = (self.row.scores, self.row.mask);
+        let moments = |center: f64| arch::moments(self.level, scores, mask, None, center as f32);
+        let rough = moments(self.max);
+        let center = self.max as f32 + (rough.first / rough.weight) as f32;
+        let around = moments(f64::from(center));
+        let (mean, square) = (around.first / around.weight, around.second / around.weight);
+        let deviation = (square - mean * mean).max(0.0).sqrt();
+        // Squares of huge scores are out of the range of f32, those of tiny ones below it.
+        let ordinary = deviation == 0.0 && rough.second == 0.0 || (1e-12..1e15).contains(&deviation);
+        ordinary.then(|| Cut::from(self.max - n * deviation))
+    }
+
+    /// The first k in order.
+    fn top_k(&self, k: usize, scratch: &mut CutScratch) -> Option<Cut> {
+        let CutScratch {
+            selection, candidates, ..
+        } = scratch;
+        let least = kth_largest(k, &self.sweep.tops, selection, f32::total_cmp)
+            .or_else(|| kth_largest(k, &self.sweep.maxima, selection, f32::total_cmp))
+            .filter(|&least| least > f32::NEG_INFINITY)?;
+        if !candidates.gather(self, f64::from(least), self.row.scores.len() / 4) {
+            return None;
+        }
+        let Candidates { ids, values, .. } = candidates;
+        selection.clear();
+        selection.extend_from_slice(values);
+        let least = *selection.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
+        let above = values.iter().filter(|&&x| x > least).count();
+        let mut tied = ids.iter().zip(values.iter()).filter(|(_, x)| **x == least);
+        let last = tied.nth(k - 1 - above).map(|(&id, _)| id)?;
+        let last = if tied.next().is_some() { last } else { u32::MAX };
+        Some(Cut::from(f64::from(least)).until(last))
+    }
+
+    /// Whether it is worth trying to gather the tokens from `least` on.
+    pub(crate) fn may_be_few(&self, least: f64) -> bool {
+        let tops = &self.sweep.tops;
+        arch::count_from(self.level, tops, least as f32) <= tops.len() / 8 * 7
+    }
+}

@@ -1,0 +1,245 @@
+//! Draws where a support is about sums over all tokens: the face of `solve_row` but for tokens at its very end, its
+//! distribution on it, and the same tokens at every level.
+
+mod common;
+
+use common::*;
+use half::{bf16, f16};
+use optdecode_core::par::Scratch;
+use optdecode_core::plan::*;
+use optdecode_core::row::{Mask, Row, Scores};
+use optdecode_core::sample::{Coupling, draw_tokens};
+use optdecode_core::{Level, Status};
+use proptest::prelude::*;
+
+const DRAWS: usize = 200;
+
+fn drawn(plan: &Plan, row: &Row<'_>, level: Level, scratch: &mut Scratch) -> (Vec<i64>, Vec<f64>, Status) {
+    let (mut tokens, mut log_probs) = (vec![-7; DRAWS], vec![7.0; DRAWS]);
+    let (tokens_out, log_probs_out) = (&mut tokens[..], &mut log_probs[..]);
+    let coupling = Coupling::Iid;
+    let status = draw_tokens(plan, row, level, 11, 4, coupling, tokens_out, log_probs_out, scratch);
+    (tokens, log_probs, status)
+}
+
+fn widened(scores: Scores<'_>) -> Vec<f64> {
+    match scores {
+        Scores::F64(x) => x.to_vec(),
+        Scores::F32(x) => x.iter().map(|&x| x.into()).collect(),
+        Scores::F16(x) => x.iter().map(|&x| x.into()).collect(),
+        Scores::Bf16(x) => x.iter().map(|&x| x.into()).collect(),
+    }
+}
+
+/// One row under one plan.
+fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
+    let expected = solve(plan, row);
+    let (tokens, log_probs, status) = drawn(plan, row, Level::SCALAR, scratch);
+    assert_eq!(status, expected.outcome.status, "{plan:?}");
+    for level in Level::available() {
+        let (others, logs, _) = drawn(plan, row, level, scratch);
+        assert_eq!(others, tokens, "{level:?} {plan:?}");
+        let same = logs.iter().zip(&log_probs).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{level:?} {plan:?}");
+    }
+    if !status.is_solved() {
+        assert!(tokens.iter().all(|&token| token == -1) && log_probs.iter().all(|log| log.is_nan()));
+        return;
+    }
+    let x = widened(row.scores);
+    let kept = expected
+        .face
+        .iter()
+        .map(|&id| id as usize)
+        .filter(|&id| expected.q[id] > 0.0);
+    let (lowest, smallest) = kept.fold((f64::INFINITY, f64::INFINITY), |(lowest, smallest), id| {
+        (lowest.min(x[id]), smallest.min(expected.q[id]))
+    });
+    // A softmax's normaliser is off by what the faces differ in: a token at the end, and rounding. A sparse optimum, having
+    // no mass there, hardly notices.
+    let slack = 6e-6 + 2.0 * smallest;
+    for (&token, &log_prob) in tokens.iter().zip(&log_probs) {
+        let id = token as usize;
+        assert!(row.mask.is_none_or(|mask| mask.allows(id)));
+        let ends = 4e-6 * plan.temperature.max(1.0) + 1e-15 * lowest.abs();
+        assert!(
+            x[id] >= lowest - ends,
+            "{plan:?}: {token} of {} is below {lowest}",
+            x[id]
+        );
+        if expected.q[id] > 0.0 {
+            let error = (log_prob - expected.log_q[id]).abs();
+            assert!(error <= slack, "{plan:?}: {token} {log_prob} {}", expected.log_q[id]);
+        }
+    }
+}
+
+fn check_widths(plans: &[Plan], x: &[f64], flags: &[bool], scratch: &mut Scratch) {
+    let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+    let half: Vec<f16> = x.iter().map(|&x| f16::from_f64(x)).collect();
+    let brain: Vec<bf16> = x.iter().map(|&x| bf16::from_f64(x)).collect();
+    for scores in [Scores::F32(&single), Scores::F16(&half), Scores::Bf16(&brain)] {
+        for mask in [None, Some(Mask::Flags(flags))] {
+            let row = Row {
+                scores,
+                mask,
+                ..row(&[])
+            };
+            plans.iter().for_each(|plan| check(plan, &row, scratch));
+        }
+    }
+}
+
+fn of(objective: Objective, rules: &[(Rule, bool)]) -> Plan {
+    Plan {
+        supports: rules.iter().map(|&(rule, raw)| Support { rule, raw }).collect(),
+        ..plan(objective)
+    }
+}
+
+fn plans() -> Vec<Plan> {
+    let softmax = Objective::Softmax { lam: 1.0 };
+    let mut plans: Vec<Plan> = [1e-9, 0.1, 0.5, 0.9, 0.95, 0.999, 0.999_999_9, 1.0]
+        .map(|p| of(softmax.clone(), &[(Rule::TopP(p), false)]))
+        .into();
+    plans.extend([
+        of(softmax.clone(), &[(Rule::TopP(0.9), true)]),
+        of(softmax.clone(), &[(Rule::TopK(50), false), (Rule::TopP(0.95), false)]),
+        of(softmax.clone(), &[(Rule::TopP(0.7), true), (Rule::MinP(1e-4), false)]),
+        of(softmax.clone(), &[(Rule::TopK(3000), false), (Rule::TopP(0.99), false)]),
+        of(softmax.clone(), &[(Rule::PLess, false)]),
+        of(softmax.clone(), &[(Rule::PLess, true)]),
+        of(softmax.clone(), &[(Rule::Epsilon(3e-4), false)]),
+        of(
+            softmax.clone(),
+            &[(Rule::Epsilon(1e-12), true), (Rule::TopP(0.99), false)],
+        ),
+        of(softmax.clone(), &[(Rule::Eta(2e-3), false)]),
+        of(softmax.clone(), &[(Rule::Eta(0.3), true), (Rule::PLess, false)]),
+        of(softmax.clone(), &[(Rule::MinP(1e-3), false)]),
+        of(softmax, &[(Rule::TopK(700), false)]),
+        of(Objective::Quadratic { lam: 2.0 }, &[(Rule::TopP(0.6), false)]),
+        of(Objective::Tsallis { lam: 3.0, alpha: 1.5 }, &[(Rule::PLess, false)]),
+        of(Objective::Tsallis { lam: 1.0, alpha: 1.2 }, &[(Rule::TopP(0.9), true)]),
+        of(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
+    ]);
+    for i in 0..plans.len() {
+        let (temperature, score_weight) = [(0.7, 1.0), (1.8, 0.6), (0.8, 2.0)][i % 3];
+        plans.push(Plan {
+            temperature,
+            score_weight,
+            raw_scores: i % 4 == 1,
+            ..plans[i].clone()
+        });
+    }
+    plans
+}
+
+/// Spreads that f32 sums can resolve: a threshold of standard deviations on anything else is left to f64.
+fn sigma_plans() -> Vec<Plan> {
+    let softmax = Objective::Softmax { lam: 1.0 };
+    [0.5, 1.0, 3.0]
+        .map(|n| of(softmax.clone(), &[(Rule::TopNSigma(n), false)]))
+        .into()
+}
+
+#[test]
+fn adversarial_rows() {
+    let (mut scratch, mut rng) = (Scratch::default(), Rng(4));
+    for (_, x) in adversarial() {
+        let flags: Vec<bool> = x.iter().map(|_| rng.uniform() < 0.6).collect();
+        check_widths(&plans(), &x, &flags, &mut scratch);
+        check_widths(&sigma_plans(), &x, &flags, &mut scratch);
+    }
+}
+
+#[test]
+fn lengths_around_blocks() {
+    let (mut scratch, mut rng) = (Scratch::default(), Rng(5));
+    let plans = [plans(), sigma_plans()].concat();
+    for length in (1..20).chain([63, 64, 65, 129, 1023, 1024, 1025, 2049, 5_007]) {
+        let x = rng.normals(length, 4.0);
+        let flags: Vec<bool> = (0..length - length % 5).map(|_| rng.uniform() < 0.5).collect();
+        check_widths(&plans, &x, &flags, &mut scratch);
+    }
+}
+
+#[test]
+fn large_rows() {
+    let (mut scratch, mut rng) = (Scratch::default(), Rng(6));
+    let plans = [plans(), sigma_plans()].concat();
+    let length = 70_013;
+    let flat = rng.normals(length, 0.5);
+    let mut peaked = flat.clone();
+    // A token with most of the mass, the rest needed all the same.
+    peaked[69_999] = 13.3;
+    let mut tail: Vec<f64> = rng.normals(length, 1.5);
+    (0..900).for_each(|rank| tail[(rank * 7919) % length] = 14.0 - 1.2 * (1.0 + rank as f64).ln());
+    let rounded: Vec<f64> = flat.iter().map(|x| (x * 4.0).round() / 4.0).collect();
+    let flags: Vec<bool> = (0..length).map(|i| i % 1000 < 700).collect();
+    for x in [flat, peaked, tail, rounded, vec![0.5; length]] {
+        check_widths(&plans, &x, &flags, &mut scratch);
+    }
+}
+
+#[test]
+fn huge_scores_and_small_temperatures() {
+    let (mut scratch, mut rng) = (Scratch::default(), Rng(7));
+    let x: Vec<f64> = rng
+        .normals(3000, 2.0)
+        .iter()
+        .map(|x| 3e6 + 0.25 * (4.0 * x).round())
+        .collect();
+    let flags = vec![true; x.len()];
+    let low = rng.normals(3000, 2.0);
+    for temperature in [1.0, 0.01, 30.0] {
+        let plans: Vec<Plan> = plans()
+            .into_iter()
+            .map(|plan| Plan {
+                temperature: temperature * plan.temperature,
+                ..plan
+            })
+            .collect();
+        let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+        let row = Row {
+            scores: Scores::F32(&single),
+            ..row(&[])
+        };
+        plans.iter().for_each(|plan| check(plan, &row, &mut scratch));
+        check_widths(&plans, &low, &flags, &mut scratch);
+    }
+}
+
+fn rule() -> impl Strategy<Value = (Rule, bool)> {
+    let rule = prop_oneof![
+        (1_usize..300).prop_map(Rule::TopK),
+        (0.001..1.0_f64).prop_map(Rule::TopP),
+        (-7.0..0.0_f64).prop_map(|x| Rule::TopP(1.0 - x.exp())),
+        (-12.0..0.1_f64).prop_map(|x| Rule::MinP(x.exp())),
+        (-12.0..-0.1_f64).prop_map(|x| Rule::Epsilon(x.exp())),
+        (-12.0..-0.1_f64).prop_map(|x| Rule::Eta(x.exp())),
+        Just(Rule::PLess),
+    ];
+    (rule, any::<bool>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn any_row(
+        seed in any::<u64>(),
+        length in 1_usize..3000,
+        spread in -3.0..2.5_f64,
+        grain in prop::sample::select(vec![0.0, 0.125, 1.0]),
+        rules in prop::collection::vec(rule(), 1..4),
+        temperature in -1.0..1.0_f64,
+    ) {
+        let mut rng = Rng(seed);
+        let x: Vec<f64> = rng.normals(length, spread.exp());
+        let x: Vec<f64> = if grain > 0.0 { x.iter().map(|x| (x / grain).round() * grain).collect() } else { x };
+        let flags: Vec<bool> = (0..length).map(|_| rng.uniform() < 0.8).collect();
+        let plan = Plan { temperature: temperature.exp(), ..of(Objective::Softmax { lam: 1.0 }, &rules) };
+        check_widths(&[plan], &x, &flags, &mut Scratch::default());
+    }
+}
