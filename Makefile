@@ -60,6 +60,10 @@ test-rust: | tools ## run the Rust tests
 	@echo '==> testing Rust'
 	cargo test --locked --quiet
 
+test-neon: | tools tools-neon ## run the Rust tests that come to SIMD kernels on 64-bit Arm; elsewhere under qemu
+	@echo '==> testing the NEON kernels, $(if $(arm_host),on this machine: it is 64-bit Arm$(comma) make test covers them too,under qemu)'
+	$(NEON_CARGO) test --locked --quiet --package optdecode-core $(NEON_TESTS)
+
 test-slow: $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch ## run the slow and the statistical tests
 	@echo '==> testing Python, the slow and statistical tests'
 	$(BIN)/python -m pytest -m '(slow or statistical) and not gpu and not engine' $(ARGS)
@@ -98,7 +102,7 @@ help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "%s%s\n", sep, substr($$0, 5); sep = "\n" } \
 		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: demo build wheel setup test test-rust test-slow lint fmt types bench docs clean help tools FORCE
+.PHONY: demo build wheel setup test test-rust test-neon test-slow lint fmt types bench docs clean help tools tools-neon FORCE
 
 # ---- steps, each with its stamp ----
 
@@ -110,6 +114,25 @@ tools:
 	$(if $(call fails,command -v cc),$(error a C linker (cc) is missing: install gcc or clang (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)))
 
 comma := ,
+
+# What cross compiles and runs the tests where rustc is not one for 64-bit Arm. The other tests of the core never come to a
+# kernel, and take as long again.
+NEON_TESTS  := --lib --test draws --test softmax_draws
+NEON_TARGET := aarch64-unknown-linux-gnu
+NEON_ROOT   := /usr/aarch64-linux-gnu
+NEON_APT    := (Debian, Ubuntu: apt install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+NEON_CARGO   = $(if $(arm_host),cargo,CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='qemu-aarch64 -L $(NEON_ROOT)' CARGO_BUILD_TARGET=$(NEON_TARGET) cargo)
+arm_host     = $(shell rustc -vV | grep '^host: aarch64-')
+has_target   = ls "$$(rustc --print target-libdir --target $(NEON_TARGET))"/libstd-*.rlib >/dev/null 2>&1
+
+tools-neon: | tools
+	$(if $(arm_host),,$(if $(call fails,command -v qemu-aarch64),$(error qemu-aarch64 is missing: install QEMU for programs of other machines, which Linux has $(NEON_APT))))
+	$(if $(arm_host),,$(if $(call fails,command -v aarch64-linux-gnu-gcc),$(error aarch64-linux-gnu-gcc is missing: install the C compiler for 64-bit Arm, which links $(NEON_APT))))
+	$(if $(arm_host),,$(if $(call fails,echo 'int main(void) { return 0; }' | aarch64-linux-gnu-gcc -x c -o /dev/null - && ls $(NEON_ROOT)/lib/ld-linux-aarch64.so.1),$(error the C library for 64-bit Arm is missing from $(NEON_ROOT): install it $(NEON_APT))))
+	@$(if $(arm_host),:,$(has_target) \
+		|| { echo '==> adding the standard library of Rust for $(NEON_TARGET)'; rustup target add $(NEON_TARGET) && $(has_target); } \
+		|| { echo 'rustc has no standard library for $(NEON_TARGET): run  rustup target add $(NEON_TARGET)' >&2; exit 1; })
 
 $(STAMPS)/venv: | tools
 	@echo '==> creating $(VENV)'
