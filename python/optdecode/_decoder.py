@@ -277,7 +277,9 @@ def draw_plain(
 
     The common call at B = 1 costs less than one of the checks that `read_rows` and `draw_rows` make with NumPy.
     """
-    if not isinstance(on_failure, str) or on_failure not in _ON_FAILURE or backend not in backends.PLAIN:
+    if not isinstance(logits, np.ndarray) or backend not in backends.PLAIN:
+        return None
+    if not isinstance(on_failure, str) or on_failure not in _ON_FAILURE:
         return None
     if seed is None:
         seed = fresh_seed()

@@ -10,6 +10,7 @@ import os
 import sys
 from dataclasses import dataclass
 from math import prod
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _FLOAT_TAGS = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _SEED_BOUND = 1 << 64
+_FITS_ANY_CALL = attrgetter("fits_any_call")
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ def _logits_array(logits: Any) -> tuple[NDArray[Any], str, bool]:
 
 
 def _check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool) -> None:
+    if mixed and all(map(_FITS_ANY_CALL, plans)):
+        return
     for row, plan in enumerate(plans):
-        if mixed and plan.fits_any_call:
-            continue
         where = f" (row {row})" if mixed else ""
         if plan.anchor == "given" and anchor is None:
             raise ProblemError(f"this decoder's KL anchor is 'given': pass anchor= log-probabilities{where}")
