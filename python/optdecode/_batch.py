@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from optdecode._decoder import Decoder, draw_rows
+from optdecode._decoder import Decoder, draw_plain, draw_rows
 from optdecode._inputs import read_rows
+from optdecode._plan import Plan
 from optdecode._solution import Draw
 from optdecode.errors import ProblemError, ShapeError
 
@@ -62,35 +63,27 @@ def sample_batch(
     >>> od.sample_batch([od.greedy(), od.top_k(1)], logits, seeds=[1, 2]).tokens.ravel()
     array([1, 0])
     """
-    decoders = list(decoders)
-    for row, decoder in enumerate(decoders):
-        if not isinstance(decoder, Decoder):
-            raise ProblemError(f"sample_batch: decoders must be Decoder objects; item {row} is {decoder!r}")
-    rows = read_rows(
-        _stacked(logits),
-        [decoder.plan for decoder in decoders],
-        mask=mask,
-        anchor=anchor,
-        budget=budget,
-        weights=weights,
-        mixed=True,
-    )
-    if len(rows.shape) != 1 or len(decoders) != rows.count:
+    plans = _plans(list(decoders))
+    logits = _stacked(logits)
+    if mask is None and anchor is None and budget is None and weights is None:
+        draw = draw_plain(plans, logits, seeds, positions, n, coupling, backend, threads, on_failure)
+        if draw is not None:
+            return draw
+    rows = read_rows(logits, plans, mask=mask, anchor=anchor, budget=budget, weights=weights, mixed=True)
+    if len(rows.shape) != 1 or len(plans) != rows.count:
         got = (*rows.shape, rows.vocabulary)
         raise ShapeError(
-            f"sample_batch: logits must be (B, V) with one decoder a row; got {got} and {len(decoders)} decoders"
+            f"sample_batch: logits must be (B, V) with one decoder a row; got {got} and {len(plans)} decoders"
         )
-    return draw_rows(
-        [decoder.plan for decoder in decoders],
-        rows,
-        seed=seeds,
-        position=positions,
-        n=n,
-        coupling=coupling,
-        backend=backend,
-        threads=threads,
-        on_failure=on_failure,
-    )
+    return draw_rows(plans, rows, seeds, positions, n, coupling, backend, threads, on_failure)
+
+
+def _plans(decoders: list[Decoder]) -> list[Plan]:
+    plans = [decoder.plan for decoder in decoders if isinstance(decoder, Decoder)]
+    if len(plans) < len(decoders):
+        row, other = next((row, item) for row, item in enumerate(decoders) if not isinstance(item, Decoder))
+        raise ProblemError(f"sample_batch: decoders must be Decoder objects; item {row} is {other!r}")
+    return plans
 
 
 def _stacked(logits: Any) -> Any:

@@ -18,6 +18,7 @@ __all__ = [
     "philox4x32_10",
     "row_seeds",
     "sample",
+    "sample_plain",
     "set_num_threads",
     "solve",
 ]
@@ -97,6 +98,29 @@ def sample(
     threads: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]:
     """Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row."""
+
+def sample_plain(
+    plans: Plan | list[Plan],
+    logits: object,
+    seed: object,
+    position: object,
+    n: object,
+    coupling: object,
+    threads: object,
+) -> (
+    tuple[NDArray[np.int64], NDArray[np.float32] | NDArray[np.float64], int, bool]
+    | tuple[NDArray[np.int64], NDArray[np.float32] | NDArray[np.float64], NDArray[np.int64], bool]
+    | None
+):
+    """Draw as `sample` does, from arguments as callers have them; None if one is not plain, or wrong.
+
+    Plain are logits (V,) or (B, V), contiguous float16, float32 or float64; seed and position as an int, a list of int,
+    or a contiguous uint64 or int64 array (B,); n as an int; threads as an int or None; one plan, or a list with one for
+    each row of (B, V). An int seed stands for `row_seeds`.
+
+    Returns (tokens, log_probs, status, solved): (n,), (n,) and an int of (V,), else (B, n), (B, n) and (B,); log_probs
+    are float64 of float64 logits and else float32; solved says whether every row has a distribution.
+    """
 
 def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Philox4x32-10: four words of counter and two of key to four words of output."""

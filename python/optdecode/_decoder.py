@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TextIO
+
+import numpy as np
 
 from optdecode import backends
 from optdecode._explain import describe
-from optdecode._inputs import Rows, read_positions, read_rows, read_seeds
+from optdecode._inputs import Rows, fresh_seed, read_positions, read_rows, read_seeds
 from optdecode._plan import Plan, PlanKind, lower
 from optdecode._problem import MirrorAscent, Problem
 from optdecode._solution import Draw, Solution, make_draw, raise_on_failure
 from optdecode._spec import Spec, one_of, positive_int
+from optdecode._status import STATUSES
 from optdecode._system import row_seeds
 from optdecode.errors import ProblemError
 from optdecode.regularizers import KL, Coverage, combine
@@ -56,13 +60,12 @@ class Decoder(Spec):
             raise ProblemError(f"Decoder: problem must be a Problem; got {self.problem!r}")
         if self.solver is not None and not isinstance(self.solver, MirrorAscent):
             raise ProblemError(f"Decoder: solver must be None (exact) or a MirrorAscent; got {self.solver!r}")
-        object.__setattr__(self, "_plan", lower(self.problem, self.solver))
+        _ = self.plan  # a problem that no plan solves is refused here, not at the first call
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """What the problem lowers to."""
-        plan: Plan = self._plan  # type: ignore[attr-defined]  # set in __post_init__
-        return plan
+        return lower(self.problem, self.solver)
 
     def __call__(
         self,
@@ -167,9 +170,12 @@ class Decoder(Spec):
         ShapeError, DTypeError, ProblemError, ConvergenceError
             As in `__call__`.
         """
+        if mask is None and anchor is None and budget is None and weights is None:
+            draw = draw_plain(self.plan, logits, seed, position, n, coupling, backend, threads, on_failure)
+            if draw is not None:
+                return draw
         rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
-        chosen = {"seed": seed, "position": position, "n": n, "coupling": coupling}
-        return draw_rows([self.plan], rows, backend=backend, threads=threads, on_failure=on_failure, **chosen)
+        return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, on_failure)
 
     def subject_to(self, *supports: Support) -> Decoder:
         """Return this decoder with further supports; all of them intersect, so their order cannot matter.
@@ -256,10 +262,41 @@ def thread_count(threads: int | None) -> int:
     return 0 if threads is None else positive_int("Decoder", "threads", threads, high=4096)
 
 
+def draw_plain(
+    plans: Plan | list[Plan],
+    logits: Any,
+    seed: Any,
+    position: Any,
+    n: int,
+    coupling: str,
+    backend: str,
+    threads: int | None,
+    on_failure: str,
+) -> Draw | None:
+    """Draw n tokens from every row in one step, or return None where arguments must be read, or refused, one by one.
+
+    The common call at B = 1 costs less than one of the checks that `read_rows` and `draw_rows` make with NumPy.
+    """
+    if not isinstance(logits, np.ndarray) or backend not in backends.PLAIN:
+        return None
+    if not isinstance(on_failure, str) or on_failure not in _ON_FAILURE:
+        return None
+    if seed is None:
+        seed = fresh_seed()
+    name, sample_plain = backends.PLAIN[backend]
+    drawn = sample_plain(plans, logits, seed, position, n, coupling, threads)
+    if drawn is None:
+        return None
+    tokens, log_probs, status, solved = drawn
+    draw = Draw(tokens, log_probs, STATUSES[status] if type(status) is int else status, name)
+    if not solved and on_failure == "raise":
+        raise_on_failure(np.atleast_1d(status), draw)
+    return draw
+
+
 def draw_rows(
     plans: list[Plan],
     rows: Rows,
-    *,
     seed: Any,
     position: Any,
     n: int,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from math import prod
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _FLOAT_TAGS = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _SEED_BOUND = 1 << 64
+_FITS_ANY_CALL = attrgetter("fits_any_call")
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def read_rows(
     if array.ndim < 1 or array.shape[-1] < 1:
         raise ShapeError(f"logits must be (..., V) with V >= 1; got {array.shape}")
     shape, vocabulary = array.shape[:-1], array.shape[-1]
-    rows: NDArray[Any] = array.reshape(int(np.prod(shape)), vocabulary)
+    rows: NDArray[Any] = array.reshape(prod(shape), vocabulary)
     if rows.strides[1] != rows.itemsize or rows.strides[0] < 0:
         rows = np.ascontiguousarray(rows)
     _check_plans(plans, vocabulary, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
@@ -179,6 +182,8 @@ def _logits_array(logits: Any) -> tuple[NDArray[Any], str, bool]:
 
 
 def _check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool) -> None:
+    if mixed and all(map(_FITS_ANY_CALL, plans)):
+        return
     for row, plan in enumerate(plans):
         where = f" (row {row})" if mixed else ""
         if plan.anchor == "given" and anchor is None:
@@ -205,7 +210,7 @@ def _broadcast(name: str, array: NDArray[Any], shape: tuple[int, ...], width: in
         raise ShapeError(
             f"{name} must broadcast to {(*shape, width)}, the batch of the logits; got {array.shape}"
         ) from None
-    return np.ascontiguousarray(full.reshape(int(np.prod(shape)), width))
+    return np.ascontiguousarray(full.reshape(prod(shape), width))
 
 
 def _mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any]:
@@ -237,6 +242,9 @@ def _float_rows(name: str, value: Any, shape: tuple[int, ...], vocabulary: int) 
 
 def per_row_integers(name: str, value: Any, shape: tuple[int, ...], low: int, high: int) -> NDArray[Any]:
     """Lay a scalar or a batch-shaped integer array out as (B,) uint64, each in [low, high)."""
+    count = prod(shape)
+    if type(value) is int and low <= value < high:
+        return np.full(count, value, dtype=np.uint64)
     array = _numpy_view(value, name)
     if array.dtype == object and all(isinstance(item, int) for item in array.ravel()):
         bad = [item for item in array.ravel() if not low <= item < high]
@@ -245,15 +253,12 @@ def per_row_integers(name: str, value: Any, shape: tuple[int, ...], low: int, hi
         array = array.astype(np.uint64)
     if array.dtype.kind not in "iu":
         raise DTypeError(f"{name} must be an integer or an integer array; got {array.dtype}")
-    if array.ndim and array.shape != shape and array.shape != (int(np.prod(shape)),):
+    if array.ndim and array.shape != shape and array.shape != (count,):
         raise ShapeError(f"{name} must be a scalar or have the batch shape {shape}; got {array.shape}")
-    flat = np.broadcast_to(array, shape).ravel() if array.shape != (int(np.prod(shape)),) else array
-    outside = np.flatnonzero((flat < low) | (flat >= high)) if flat.dtype.kind == "i" else np.flatnonzero(flat < low)
-    if flat.dtype.kind == "u" and high < _SEED_BOUND:
-        outside = np.union1d(outside, np.flatnonzero(flat >= np.uint64(high)))
-    if outside.size:
-        row = int(outside[0])
-        raise ProblemError(f"{name} must be in [{low}, {high}); row {row} has {int(flat[row])}")
+    flat = np.broadcast_to(array, shape).ravel() if array.shape != (count,) else array
+    if flat.size and not low <= int(flat.min()) <= int(flat.max()) < high:
+        row, bad = next((row, item) for row, item in enumerate(flat.tolist()) if not low <= item < high)
+        raise ProblemError(f"{name} must be in [{low}, {high}); row {row} has {bad}")
     return np.ascontiguousarray(flat.astype(np.uint64))
 
 
@@ -261,11 +266,16 @@ def _budget_rows(budget: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return per_row_integers("budget", budget, shape, 1, 2**31).astype(np.uint32)
 
 
+def fresh_seed() -> int:
+    """Return a seed that nobody has had before."""
+    return int.from_bytes(os.urandom(8), "little")
+
+
 def read_seeds(seed: Any, shape: tuple[int, ...], row_seeds: Any) -> NDArray[Any]:
-    """Return one 64-bit seed a row: fresh entropy, the caller's array, or `row_seeds` of the caller's scalar."""
-    count = int(np.prod(shape))
+    """Return one 64-bit seed a row: the caller's array, or `row_seeds` of the caller's scalar or of a fresh one."""
+    count = prod(shape)
     if seed is None:
-        return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+        seed = fresh_seed()
     seeds = per_row_integers("seed", seed, shape, 0, _SEED_BOUND)
     if np.ndim(seed) == 0 and count > 1:
         derived: NDArray[Any] = row_seeds(int(seeds[0]), count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from optdecode._problem import MirrorAscent, Problem
@@ -107,6 +108,11 @@ class Plan:
     def __getstate__(self) -> dict[str, Any]:
         # A backend may hang its compiled form on the plan (`_native`); it is derived, so it does not travel.
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_native")}
+
+    @cached_property
+    def fits_any_call(self) -> bool:
+        """Whether the plan solves logits of any V with nothing beside them."""
+        return self.anchor != "given" and self.weight_values is None and not self.allowed
 
     @property
     def has_coverage(self) -> bool:

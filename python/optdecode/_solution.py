@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optdecode.backends import Drawn, Solved
 
 _ROWS_NAMED = 4
+_LAST_SOLVED = int(Status.REDUCED_ACCURACY)  # an enumeration is slow to compare with an array
 
 
 class Solution:
@@ -164,7 +165,7 @@ class Solution:
         return f"<Solution {kind} shape={shape} support={spread} status=[{statuses}] backend={self.backend}>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Draw:
     """Tokens drawn from a batch of distributions.
 
@@ -185,6 +186,14 @@ class Draw:
     status: Any
     backend: str
 
+    def __init__(self, tokens: Any, log_probs: Any, status: Any, backend: str) -> None:
+        # The one that `dataclass` writes goes through `object.__setattr__`, which costs more than drawing a token.
+        fields = self.__dict__
+        fields["tokens"] = tokens
+        fields["log_probs"] = log_probs
+        fields["status"] = status
+        fields["backend"] = backend
+
 
 def make_draw(rows: Rows, drawn: Drawn, backend: str) -> Draw:
     """Give drawn arrays the caller's shape and type."""
@@ -198,7 +207,7 @@ def _status_of(rows: Rows, codes: NDArray[Any]) -> Any:
 
 def raise_on_failure(codes: NDArray[Any], result: Any) -> None:
     """Raise a ConvergenceError that names the first bad rows, if there are any."""
-    bad = np.flatnonzero(codes > Status.REDUCED_ACCURACY)
+    bad = np.flatnonzero(codes > _LAST_SOLVED)
     if not bad.size:
         return
     named = [

@@ -33,6 +33,9 @@ class Status(IntEnum):
         return _MEANINGS[self]
 
 
+#: The members by their number; `Status(code)` finds them more slowly.
+STATUSES = tuple(Status)
+
 _MEANINGS = {
     Status.OK: "solved to float precision",
     Status.REDUCED_ACCURACY: "solved, with a residual larger than float precision explains",

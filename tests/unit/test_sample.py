@@ -1,5 +1,8 @@
 """The draw is a pure function of (row, mask, anchor, decoder, seed, position, draw index)."""
 
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 
@@ -119,6 +122,54 @@ def test_batch_shapes(logits):
     flat = od.top_k(5).sample(logits[:6], seed=np.arange(6), n=2)
     np.testing.assert_array_equal(draw.tokens.reshape(6, 2), flat.tokens)
     assert od.top_k(5).sample(logits[0], seed=0).tokens.shape == (1,)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("decoder", [od.greedy(), od.top_k(5), od.softmax()], ids=repr)
+def test_one_step_and_step_by_step_are_the_same(decoder, logits, dtype):
+    # Rows that are strided are read and laid out in Python; contiguous ones go to the core as they are.
+    rows = logits.astype(dtype)
+    strided = np.repeat(rows, 2, axis=1)[:, ::2]
+    for index in (0, slice(0, 1), slice(None)):
+        draws = [decoder.sample(given[index], seed=11, position=2, n=3) for given in (rows, strided)]
+        for one, other in zip(*(vars(draw).values() for draw in draws), strict=True):
+            assert type(one) is type(other)
+            assert np.shape(one) == np.shape(other)
+            assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
+            np.testing.assert_array_equal(one, other)
+    batches = [od.sample_batch([decoder] * 7, given, 5, range(7)) for given in (rows, strided)]
+    np.testing.assert_array_equal(batches[0].tokens, batches[1].tokens)
+    lists = od.sample_batch([decoder] * 7, rows, od.row_seeds(5, 7).tolist(), list(range(7)))
+    np.testing.assert_array_equal(lists.tokens, batches[0].tokens)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_step_and_step_by_step_fail_the_same(logits, bad):
+    logits = logits.copy()
+    logits[1:6] = bad
+    strided = np.repeat(logits, 2, axis=1)[:, ::2]
+    for index in (1, slice(1, 2), slice(None)):
+        errors = []
+        for given in (logits, strided):
+            with pytest.raises(od.ConvergenceError) as caught:
+                od.softmax().sample(given[index], seed=1)
+            errors.append(caught.value)
+        assert str(errors[0]) == str(errors[1])
+        np.testing.assert_array_equal(errors[0].result.tokens, errors[1].result.tokens)
+        np.testing.assert_array_equal(errors[0].result.status, errors[1].result.status)
+        marked = od.softmax().sample(logits[index], seed=1, on_failure="mark")
+        np.testing.assert_array_equal(marked.status, errors[0].result.status)
+
+
+def test_a_draw_is_a_frozen_value(logits):
+    draw = od.greedy().sample(logits[0], seed=1)
+    assert isinstance(draw.status, od.Status)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        draw.tokens = None
+    again = pickle.loads(pickle.dumps(draw))
+    assert repr(again) == repr(draw)
+    assert dataclasses.replace(draw, backend="other").backend == "other"
+    assert od.Draw(1, 2, 3, "rust") == od.Draw(tokens=1, log_probs=2, status=3, backend="rust")
 
 
 def test_masks_forbid(logits):

@@ -5,17 +5,21 @@ A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one 
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from optdecode._inputs import Rows
 from optdecode._plan import Plan
+from optdecode.backends import rust
 from optdecode.errors import ProblemError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MODULES = {"rust": "optdecode.backends.rust", "reference": "optdecode.backends.reference"}
+#: By the name that a call gives: the name and the `sample_plain` of the backend that reads plain arguments itself.
+PLAIN = {name: ("rust", rust.sample_plain) for name in ("auto", "rust")}
 
 
 class Solved(NamedTuple):
@@ -75,7 +79,12 @@ def select(name: str) -> tuple[str, Backend]:
     name = "rust" if name == "auto" else name
     if name not in _MODULES:
         raise ProblemError(f"backend must be 'auto' or one of {', '.join(map(repr, _MODULES))}; got {name!r}")
-    return name, cast("Backend", import_module(_MODULES[name]))
+    return name, _module(name)
+
+
+@cache
+def _module(name: str) -> Backend:
+    return cast("Backend", import_module(_MODULES[name]))
 
 
 def solve(plan: Plan, rows: Rows, backend: str, threads: int) -> tuple[str, Solved]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +14,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_native = attrgetter("_native")
+
+
 def compiled(plan: Plan) -> _core.Plan:
     """Return the core's form of a plan, built once a plan object."""
-    native: _core.Plan | None = plan.__dict__.get("_native")
-    if native is None:
+    try:
+        native: _core.Plan = _native(plan)
+    except AttributeError:
         native = _compile(plan)
         object.__setattr__(plan, "_native", native)
     return native
+
+
+def _all_compiled(plans: list[Plan]) -> list[_core.Plan]:
+    try:
+        return list(map(_native, plans))  # what all batches but the first need, at a fraction of the cost
+    except AttributeError:
+        return [compiled(plan) for plan in plans]
 
 
 def _compile(plan: Plan) -> _core.Plan:
@@ -55,5 +67,27 @@ def sample(
     seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str, threads: int,
 ) -> tuple[NDArray[Any], ...]:  # fmt: skip
     """Draw n tokens a row; see `optdecode.backends.Backend`."""
-    natives = [compiled(plan) for plan in plans]
+    natives = _all_compiled(plans)
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)
+
+
+def sample_plain(
+    plans: Plan | list[Plan], logits: Any, seed: Any, position: Any, n: Any, coupling: Any, threads: Any
+) -> tuple[NDArray[Any], NDArray[Any], Any, bool] | None:
+    """Draw n tokens a row if the core can read every argument as it is, else return None.
+
+    Parameters
+    ----------
+    plans : Plan or list of Plan
+        One for all rows, or one a row.
+    logits, seed, position, n, coupling, threads
+        As in `Decoder.sample`, not checked; without mask, anchor, budget and weights.
+
+    Returns
+    -------
+    tuple, optional
+        (tokens, log_probs, status, whether all rows have a distribution); the arrays have the caller's batch shape, and
+        the status of a single row is an int.
+    """
+    natives = _all_compiled(plans) if isinstance(plans, list) else compiled(plans)
+    return _core.sample_plain(natives, logits, seed, position, n, coupling, threads)

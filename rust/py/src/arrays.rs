@@ -5,7 +5,8 @@
 
 use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
-use numpy::ndarray::{ArrayView2, Axis, Dimension};
+use numpy::ndarray::{ArrayView2, Axis, Dimension, IntoDimension};
+use numpy::npyffi::NPY_TYPES;
 use numpy::{
     Element, PyArray, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1,
     PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods,
@@ -13,6 +14,7 @@ use numpy::{
 use optdecode_core::plan::{Anchor, Objective, Plan, Weights};
 use optdecode_core::row::{Mask, Row, Scores};
 use pyo3::exceptions::PyMemoryError;
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::errors::{type_, value};
@@ -29,10 +31,16 @@ pub(crate) struct Arguments<'py> {
 }
 
 enum Logits<'py> {
-    F64(PyReadonlyArray2<'py, f64>),
-    F32(PyReadonlyArray2<'py, f32>),
-    F16(PyReadonlyArray2<'py, u16>),
-    Bf16(PyReadonlyArray2<'py, u16>),
+    F64(Matrix<'py, f64>),
+    F32(Matrix<'py, f32>),
+    F16(Matrix<'py, u16>),
+    Bf16(Matrix<'py, u16>),
+}
+
+/// Rows, or one row that came by itself.
+enum Matrix<'py, T: Element> {
+    Rows(PyReadonlyArray2<'py, T>),
+    Row(PyReadonlyArray1<'py, T>),
 }
 
 enum MaskArray<'py> {
@@ -57,10 +65,10 @@ impl<'py> Arguments<'py> {
             )));
         }
         let logits = match dtype {
-            "f64" => Logits::F64(matrix("logits", logits)?),
-            "f32" => Logits::F32(matrix("logits", logits)?),
-            "f16" => Logits::F16(matrix("logits", logits)?),
-            "bf16" => Logits::Bf16(matrix("logits", logits)?),
+            "f64" => Logits::F64(Matrix::Rows(matrix("logits", logits)?)),
+            "f32" => Logits::F32(Matrix::Rows(matrix("logits", logits)?)),
+            "f16" => Logits::F16(Matrix::Rows(matrix("logits", logits)?)),
+            "bf16" => Logits::Bf16(Matrix::Rows(matrix("logits", logits)?)),
             _ => {
                 return Err(value(format!(
                     "dtype must be one of f64, f32, f16, bf16; got {dtype:?}"
@@ -79,6 +87,41 @@ impl<'py> Arguments<'py> {
             anchor: per_token("anchor", anchor)?,
             weights: per_token("weights", weights)?,
             budget: budget.map(|budget| budgets(budget, rows)).transpose()?,
+            rows,
+            vocabulary,
+        })
+    }
+
+    /// Logits that can be read as the caller gave them, with nothing beside them: a row or rows of float16, float32 or
+    /// float64, native and contiguous.
+    pub(crate) fn plain(logits: &Bound<'py, PyAny>) -> Option<Self> {
+        let array = logits.cast::<PyUntypedArray>().ok()?;
+        let (rows, vocabulary) = match *array.shape() {
+            [vocabulary] => (1, vocabulary),
+            [rows, vocabulary] => (rows, vocabulary),
+            _ => return None,
+        };
+        if rows == 0 || vocabulary == 0 || vocabulary > u32::MAX as usize {
+            return None;
+        }
+        let number = array.dtype().num();
+        let logits = if number == NPY_TYPES::NPY_FLOAT as i32 {
+            Logits::F32(Matrix::plain(logits)?)
+        } else if number == NPY_TYPES::NPY_DOUBLE as i32 {
+            Logits::F64(Matrix::plain(logits)?)
+        } else if number == NPY_TYPES::NPY_HALF as i32 && array.dtype().is_native_byteorder()? {
+            let bits = numpy::dtype::<u16>(logits.py());
+            let bits = logits.call_method1(intern!(logits.py(), "view"), (bits,)).ok()?;
+            Logits::F16(Matrix::plain(&bits)?)
+        } else {
+            return None;
+        };
+        Some(Arguments {
+            logits,
+            mask: None,
+            anchor: None,
+            weights: None,
+            budget: None,
             rows,
             vocabulary,
         })
@@ -121,14 +164,23 @@ impl<'py> Arguments<'py> {
         matches!(self.logits, Logits::F64(_))
     }
 
+    /// Whether the logits are one row that came by itself, (V,).
+    pub(crate) fn is_single(&self) -> bool {
+        match &self.logits {
+            Logits::F64(matrix) => matrix.is_single(),
+            Logits::F32(matrix) => matrix.is_single(),
+            Logits::F16(matrix) | Logits::Bf16(matrix) => matrix.is_single(),
+        }
+    }
+
     /// The rows, free of Python.
     pub(crate) fn batch(&self) -> PyResult<Batch<'_>> {
         Ok(Batch {
             scores: match &self.logits {
-                Logits::F64(array) => ScoreRows::F64(array.as_array()),
-                Logits::F32(array) => ScoreRows::F32(array.as_array()),
-                Logits::F16(array) => ScoreRows::F16(array.as_array()),
-                Logits::Bf16(array) => ScoreRows::Bf16(array.as_array()),
+                Logits::F64(matrix) => ScoreRows::F64(matrix.view()),
+                Logits::F32(matrix) => ScoreRows::F32(matrix.view()),
+                Logits::F16(matrix) => ScoreRows::F16(matrix.view()),
+                Logits::Bf16(matrix) => ScoreRows::Bf16(matrix.view()),
             },
             mask: self.mask.as_ref().map(|mask| match mask {
                 MaskArray::Flags(array) => MaskRows::Flags(array.as_array()),
@@ -138,6 +190,26 @@ impl<'py> Arguments<'py> {
             weights: self.weights.as_ref().map(|array| array.as_array()),
             budget: self.budget.as_ref().map(|array| array.as_slice()).transpose()?,
         })
+    }
+}
+
+impl<'py, T: Element> Matrix<'py, T> {
+    fn plain(array: &Bound<'py, PyAny>) -> Option<Self> {
+        Some(match array.cast::<PyArray1<T>>() {
+            Ok(_) => Matrix::Row(plain(array)?),
+            Err(_) => Matrix::Rows(plain(array)?),
+        })
+    }
+
+    fn is_single(&self) -> bool {
+        matches!(self, Matrix::Row(_))
+    }
+
+    fn view(&self) -> ArrayView2<'_, T> {
+        match self {
+            Matrix::Rows(rows) => rows.as_array(),
+            Matrix::Row(row) => row.as_array().insert_axis(Axis(0)),
+        }
     }
 }
 
@@ -282,6 +354,13 @@ pub(crate) fn vector<'py, T: Element>(
     }
 }
 
+/// An array that can be read in place as it is.
+pub(crate) fn plain<'py, T: Element, D: Dimension>(array: &Bound<'py, PyAny>) -> Option<PyReadonlyArray<'py, T, D>> {
+    let array: &Bound<'py, PyArray<T, D>> = array.cast().ok()?;
+    let fine = array.is_c_contiguous() && array.is_aligned();
+    fine.then(|| array.try_readonly().ok()).flatten()
+}
+
 fn readonly<'py, T: Element, D: Dimension>(
     name: &str,
     array: &Bound<'py, PyArray<T, D>>,
@@ -313,6 +392,26 @@ fn check_shape<T: Element>(
     Err(value(format!(
         "{name} must be ({rows} or 1, {columns}); got ({found_rows}, {found_columns})"
     )))
+}
+
+/// An array of zeros to write results to, which nobody else has until it is handed over. So it needs no entry in the table
+/// of borrowed arrays that all extensions share, which would cost as much as making it.
+pub(crate) struct Fresh<'py, T: Element, D: Dimension>(Bound<'py, PyArray<T, D>>);
+
+impl<'py, T: Element, D: Dimension> Fresh<'py, T, D> {
+    pub(crate) fn zeros(py: Python<'py>, shape: impl IntoDimension<Dim = D>) -> Self {
+        Fresh(PyArray::zeros(py, shape, false))
+    }
+
+    pub(crate) fn as_slice_mut(&mut self) -> PyResult<&mut [T]> {
+        // SAFETY: `zeros` made the array, and it is reachable through `self` alone, which is borrowed for as long as the
+        // slice.
+        Ok(unsafe { self.0.as_slice_mut() }?)
+    }
+
+    pub(crate) fn hand_over(self) -> Bound<'py, PyArray<T, D>> {
+        self.0
+    }
 }
 
 /// Raises MemoryError where NumPy could not allocate `count` elements of `size` bytes, since rust-numpy would panic.

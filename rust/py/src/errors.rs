@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyInt;
 
 pub(crate) fn value(message: impl Display) -> PyErr {
     PyValueError::new_err(message.to_string())
@@ -43,4 +44,10 @@ pub(crate) fn integer(name: &str, value: &Bound<'_, PyAny>, low: u64, high: u64)
         }
         _ => Err(self::value(format!("{name} must be in [{low}, {high}]; got {value}"))),
     }
+}
+
+/// The same of a plain `int`, where anything else is not an error but somebody else's to read.
+pub(crate) fn plain_integer(value: &Bound<'_, PyAny>, low: u64, high: u64) -> Option<u64> {
+    let number: u64 = value.is_exact_instance_of::<PyInt>().then(|| value.extract().ok())??;
+    (low..=high).contains(&number).then_some(number)
 }

@@ -16,7 +16,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::errors::{guard, integer, value};
 
-const MAX_THREADS: usize = 4096;
+pub(crate) const MAX_THREADS: usize = 4096;
 
 struct Table {
     pid: u32,
@@ -74,11 +74,16 @@ pub(crate) fn forget_pools() {
     TABLE.store(std::ptr::null_mut(), Ordering::Release);
 }
 
-/// The `threads` argument of a call: 0 is the default.
-pub(crate) fn resolve(threads: &Bound<'_, PyAny>) -> PyResult<usize> {
-    match integer("threads", threads, 0, MAX_THREADS as u64)? {
+/// The `threads` argument of a call.
+pub(crate) fn count(threads: &Bound<'_, PyAny>) -> PyResult<usize> {
+    Ok(integer("threads", threads, 0, MAX_THREADS as u64)? as usize)
+}
+
+/// How many threads a call that asks for `threads` gets: 0 is the default.
+pub(crate) fn resolve(threads: usize) -> PyResult<usize> {
+    match threads {
         0 => default_threads(),
-        threads => Ok(threads as usize),
+        threads => Ok(threads),
     }
 }
 

@@ -1,14 +1,19 @@
 //! `sample`: draws straight from the rows, whole distributions never leave the core; and the generator itself.
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods};
-use optdecode_core::par::for_each_row;
+use std::cell::Cell;
+
+use numpy::{Element, PyArray1, PyArray2};
+use optdecode_core::Level;
+use optdecode_core::par::{Par, for_each_row};
+use optdecode_core::plan::Plan as CorePlan;
 use optdecode_core::sample::{Coupling, draw_tokens, philox4x32_10 as philox, row_seed};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
-use crate::arrays::{Arguments, check_memory, detached, vector};
+use crate::arrays::{Arguments, Batch, Fresh, check_memory, detached, vector};
 use crate::errors::{guard, integer, value};
 use crate::plan::Plan;
+use crate::pool;
 use crate::solve::choose_par;
 
 type Drawn<'py> = (
@@ -16,13 +21,6 @@ type Drawn<'py> = (
     Bound<'py, PyArray2<f64>>,
     Bound<'py, PyArray1<u8>>,
 );
-
-/// Where one row of draws goes.
-struct Job<'a> {
-    tokens: &'a mut [i64],
-    log_probs: &'a mut [f64],
-    status: &'a mut u8,
-}
 
 /// Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row.
 #[pyfunction]
@@ -58,59 +56,182 @@ pub(crate) fn sample<'py>(
         }
         let seeds = vector::<u64>("seeds", seeds, Some(rows))?;
         let positions = vector::<u64>("positions", positions, Some(rows))?;
-        // A draw's index is one word of the counter.
-        let n = integer("n", n, 1, u64::from(u32::MAX))? as usize;
-        let coupling = match coupling {
-            "iid" => Coupling::Iid,
-            "systematic" => Coupling::Systematic,
-            _ => {
-                return Err(value(format!(
-                    "coupling must be 'iid' or 'systematic'; got {coupling:?}"
-                )));
+        let n = integer("n", n, 1, MAX_DRAWS)? as usize;
+        let draws = Draws {
+            plans: &plans,
+            batch: arguments.batch()?,
+            seeds: PerRow::Unsigned(seeds.as_slice()?),
+            positions: PerRow::Unsigned(positions.as_slice()?),
+            n,
+            coupling: coupling_named(coupling)
+                .ok_or_else(|| value(format!("coupling must be 'iid' or 'systematic'; got {coupling:?}")))?,
+            level,
+            par: choose_par(pool::count(threads)?, rows, vocabulary)?,
+            rows,
+            vocabulary,
+        };
+        check_memory(rows.checked_mul(n), size_of::<i64>())?;
+        let mut tokens = Fresh::<i64, _>::zeros(py, [rows, n]);
+        let mut log_probs = Fresh::<f64, _>::zeros(py, [rows, n]);
+        let mut status = Fresh::<u8, _>::zeros(py, rows);
+        draws.write(
+            py,
+            tokens.as_slice_mut()?,
+            log_probs.as_slice_mut()?,
+            status.as_slice_mut()?,
+        );
+        Ok((tokens.hand_over(), log_probs.hand_over(), status.hand_over()))
+    })
+}
+
+/// A draw's index is one word of the counter.
+const MAX_DRAWS: u64 = u32::MAX as u64;
+pub(crate) fn coupling_named(name: &str) -> Option<Coupling> {
+    match name {
+        "iid" => Some(Coupling::Iid),
+        "systematic" => Some(Coupling::Systematic),
+        _ => None,
+    }
+}
+
+/// Seeds or positions, free of Python.
+#[derive(Clone, Copy)]
+pub(crate) enum PerRow<'a> {
+    One(u64),
+    Unsigned(&'a [u64]),
+    Signed(&'a [i64]),
+}
+
+impl PerRow<'_> {
+    /// The position of a row: one number is that of every row.
+    fn position(self, row: usize) -> u64 {
+        match self {
+            PerRow::One(number) => number,
+            PerRow::Unsigned(numbers) => numbers[row],
+            PerRow::Signed(numbers) => numbers[row] as u64,
+        }
+    }
+
+    /// The seed of a row: one number stands for the seeds that derive from it.
+    fn seed(self, row: usize) -> u64 {
+        match self {
+            PerRow::One(number) => row_seed(number, row as u64),
+            _ => self.position(row),
+        }
+    }
+}
+
+/// What to draw, checked and free of Python.
+pub(crate) struct Draws<'a> {
+    /// One for all rows, or one a row.
+    pub(crate) plans: &'a [&'a CorePlan],
+    pub(crate) batch: Batch<'a>,
+    pub(crate) seeds: PerRow<'a>,
+    pub(crate) positions: PerRow<'a>,
+    pub(crate) n: usize,
+    pub(crate) coupling: Coupling,
+    pub(crate) level: Level,
+    pub(crate) par: Par<'a>,
+    pub(crate) rows: usize,
+    pub(crate) vocabulary: usize,
+}
+
+/// Where one row of draws goes.
+struct Job<'a, F, S> {
+    tokens: &'a mut [i64],
+    log_probs: &'a mut [F],
+    status: &'a mut S,
+}
+
+impl Draws<'_> {
+    /// Draws n tokens a row into slices with the rows one after another.
+    pub(crate) fn write<F: LogProb, S: Send + From<u8>>(
+        &self,
+        py: Python<'_>,
+        tokens: &mut [i64],
+        log_probs: &mut [F],
+        status: &mut [S],
+    ) {
+        let mut jobs = tokens
+            .chunks_exact_mut(self.n)
+            .zip(log_probs.chunks_exact_mut(self.n))
+            .zip(status)
+            .map(|((tokens, log_probs), status)| Job {
+                tokens,
+                log_probs,
+                status,
+            });
+        // A single row, the common call, allocates nothing but its results.
+        let (mut one, mut many);
+        let jobs: &mut [Job<'_, F, S>] = match (self.rows, jobs.next()) {
+            (1, Some(job)) => {
+                one = [job];
+                &mut one
+            }
+            (_, first) => {
+                many = first.into_iter().chain(jobs).collect::<Vec<_>>();
+                &mut many
             }
         };
-        let par = choose_par(threads, rows, vocabulary)?;
-
-        check_memory(rows.checked_mul(n), size_of::<i64>())?;
-        let tokens = PyArray2::<i64>::zeros(py, [rows, n], false);
-        let log_probs = PyArray2::<f64>::zeros(py, [rows, n], false);
-        let status = PyArray1::<u8>::zeros(py, rows, false);
-        {
-            let (mut tokens, mut log_probs, mut status) =
-                (tokens.readwrite(), log_probs.readwrite(), status.readwrite());
-            let mut jobs: Vec<Job<'_>> = tokens
-                .as_slice_mut()?
-                .chunks_exact_mut(n)
-                .zip(log_probs.as_slice_mut()?.chunks_exact_mut(n))
-                .zip(status.as_slice_mut()?)
-                .map(|((tokens, log_probs), status)| Job {
-                    tokens,
-                    log_probs,
-                    status,
-                })
-                .collect();
-            let (seeds, positions) = (seeds.as_slice()?, positions.as_slice()?);
-            let batch = arguments.batch()?;
-            detached(py, rows.saturating_mul(vocabulary.max(n)), || {
-                for_each_row(par, vocabulary, &mut jobs, |scratch, row, job| {
-                    let plan = if plans.len() == 1 { plans[0] } else { plans[row] };
-                    let status = draw_tokens(
+        detached(py, self.rows.saturating_mul(self.vocabulary.max(self.n)), || {
+            for_each_row(self.par, self.vocabulary, jobs, |scratch, row, job| {
+                let plan = if self.plans.len() == 1 {
+                    self.plans[0]
+                } else {
+                    self.plans[row]
+                };
+                let status = F::write_wide(job.log_probs, |log_probs| {
+                    draw_tokens(
                         plan,
-                        &batch.row(row, plan),
-                        level,
-                        seeds[row],
-                        positions[row],
-                        coupling,
+                        &self.batch.row(row, plan),
+                        self.level,
+                        self.seeds.seed(row),
+                        self.positions.position(row),
+                        self.coupling,
                         job.tokens,
-                        job.log_probs,
+                        log_probs,
                         scratch,
-                    );
-                    *job.status = status as u8;
+                    )
                 });
+                *job.status = S::from(status as u8);
             });
+        });
+    }
+}
+
+/// The float type of the log-probabilities that come back.
+pub(crate) trait LogProb: Element + Send {
+    /// Calls `write` on as many f64, then stores these as they are kept here.
+    fn write_wide<R>(out: &mut [Self], write: impl FnOnce(&mut [f64]) -> R) -> R;
+}
+
+impl LogProb for f64 {
+    fn write_wide<R>(out: &mut [f64], write: impl FnOnce(&mut [f64]) -> R) -> R {
+        write(out)
+    }
+}
+
+thread_local! {
+    /// One row of log-probabilities before they are rounded; kept between calls.
+    static WIDE: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+}
+
+/// Draws a row up to which that is kept.
+const WIDE_KEPT: usize = 1 << 12;
+
+impl LogProb for f32 {
+    fn write_wide<R>(out: &mut [f32], write: impl FnOnce(&mut [f64]) -> R) -> R {
+        let mut wide = WIDE.take();
+        wide.resize(out.len(), 0.0);
+        let result = write(&mut wide);
+        for (out, wide) in out.iter_mut().zip(&wide) {
+            *out = *wide as f32;
         }
-        Ok((tokens, log_probs, status))
-    })
+        if wide.len() <= WIDE_KEPT {
+            WIDE.set(wide);
+        }
+        result
+    }
 }
 
 /// Philox4x32-10: four words of counter and two of key to four words of output.

@@ -1,13 +1,13 @@
 //! `solve`: whole distributions.
 
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods};
+use numpy::{Element, PyArray1};
 use optdecode_core::par::{self, Par, for_each_row};
 use optdecode_core::plan::Plan as CorePlan;
 use optdecode_core::solve::{Outcome, Workspace, solve_row};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::arrays::{Arguments, check_memory, detached};
+use crate::arrays::{Arguments, Fresh, check_memory, detached};
 use crate::errors::guard;
 use crate::plan::Plan;
 use crate::pool;
@@ -30,7 +30,7 @@ pub(crate) fn solve<'py>(
         crate::level()?;
         let arguments = Arguments::new(logits, dtype, mask, anchor, weights, budget)?;
         arguments.check_plan(&plan.plan, None)?;
-        let par = choose_par(threads, arguments.rows, arguments.vocabulary)?;
+        let par = choose_par(pool::count(threads)?, arguments.rows, arguments.vocabulary)?;
         if arguments.is_double() {
             solve_as::<f64>(py, &plan.plan, &arguments, par)
         } else {
@@ -39,8 +39,8 @@ pub(crate) fn solve<'py>(
     })
 }
 
-/// The pool for a batch, which small batches never touch.
-pub(crate) fn choose_par(threads: &Bound<'_, PyAny>, rows: usize, vocabulary: usize) -> PyResult<Par<'static>> {
+/// The pool for a batch, which small batches never touch; 0 threads are the default.
+pub(crate) fn choose_par(threads: usize, rows: usize, vocabulary: usize) -> PyResult<Par<'static>> {
     match pool::resolve(threads)? {
         threads if threads > 1 && par::worth_a_pool(rows, vocabulary) => Ok(Par::Pool(pool::pool(threads)?)),
         _ => Ok(Par::Seq),
@@ -114,15 +114,13 @@ fn solve_as<'py, F: Real>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let (rows, vocabulary) = (arguments.rows, arguments.vocabulary);
     check_memory(rows.checked_mul(vocabulary), size_of::<F>())?;
-    let log_probs = PyArray2::<F>::zeros(py, [rows, vocabulary], false);
-    let probs = PyArray2::<F>::zeros(py, [rows, vocabulary], false);
-    let face = PyArray2::<bool>::zeros(py, [rows, vocabulary], false);
-    let iterations = PyArray1::<u32>::zeros(py, rows, false);
-    let status = PyArray1::<u8>::zeros(py, rows, false);
+    let mut log_probs = Fresh::<F, _>::zeros(py, [rows, vocabulary]);
+    let mut probs = Fresh::<F, _>::zeros(py, [rows, vocabulary]);
+    let mut face = Fresh::<bool, _>::zeros(py, [rows, vocabulary]);
+    let mut iterations = Fresh::<u32, _>::zeros(py, rows);
+    let mut status = Fresh::<u8, _>::zeros(py, rows);
     let mut scalars = vec![0.0; rows * SCALARS];
     {
-        let (mut log_probs, mut probs, mut face) = (log_probs.readwrite(), probs.readwrite(), face.readwrite());
-        let (mut iterations, mut status) = (iterations.readwrite(), status.readwrite());
         let mut jobs: Vec<Job<'_, F>> = log_probs
             .as_slice_mut()?
             .chunks_exact_mut(vocabulary)
@@ -151,7 +149,16 @@ fn solve_as<'py, F: Real>(
     let column = |i: usize| PyArray1::from_iter(py, scalars.iter().skip(i).step_by(SCALARS).copied());
     let [threshold, objective, entropy, kl, kept_mass] = [0, 1, 2, 3, 4].map(column);
     (
-        log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, iterations, status,
+        log_probs.hand_over(),
+        probs.hand_over(),
+        face.hand_over(),
+        threshold,
+        objective,
+        entropy,
+        kl,
+        kept_mass,
+        iterations.hand_over(),
+        status.hand_over(),
     )
         .into_pyobject(py)
 }
