@@ -20,6 +20,9 @@ __all__ = [
     "sample",
     "set_num_threads",
     "solve",
+    "time_draws",
+    "time_row_max",
+    "time_solve",
 ]
 
 _Logits: TypeAlias = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.uint16]
@@ -97,6 +100,19 @@ def sample(
     threads: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]:
     """Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row."""
+
+def time_draws(
+    plan: Plan, logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int
+) -> NDArray[np.uint64]:
+    """Time draws of one token a row: nanoseconds of count batches, which go round the rows from row start on."""
+
+def time_solve(
+    plan: Plan, logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int
+) -> NDArray[np.uint64]:
+    """Time whole distributions, written into arrays that are there already; the rest is as in time_draws."""
+
+def time_row_max(logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int) -> NDArray[np.uint64]:
+    """Time the largest score of a row, which is the cost of reading it; the rest is as in time_draws."""
 
 def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Philox4x32-10: four words of counter and two of key to four words of output."""

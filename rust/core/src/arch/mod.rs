@@ -10,6 +10,7 @@ mod dispatch;
 mod exp;
 mod generic;
 mod lanes;
+mod row_max;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -19,6 +20,7 @@ use crate::status::Status;
 pub(crate) use dispatch::{block_sums, block_terms};
 pub(crate) use exp::{Exponential, SUM_BLOCK};
 use lanes::Narrow;
+pub use row_max::row_max;
 
 /// Tokens of a block.
 pub(crate) const BLOCK: usize = 64;
