@@ -116,7 +116,7 @@ def test_demo_small(capsys, tmp_path):
 
 class TestBench:
     def test_small(self, capsys, tmp_path):
-        code, out, _ = run(capsys, "bench", "--vocabulary", "2000", "--rounds", "1", "--output", str(tmp_path))
+        code, out, _ = run(capsys, "bench", "--vocabulary", "20000", "--rounds", "1", "--output", str(tmp_path))
         assert code == 0
         assert "LM-like / F1" in out
         assert "instruction set: " in out
@@ -126,7 +126,7 @@ class TestBench:
             assert f"| {name} |" in report
         assert "not run" not in report
         saved = json.loads((tmp_path / "bench.json").read_text())
-        assert saved["settings"] == {"vocabulary": 2000, "rounds": 1}
+        assert saved["settings"] == {"vocabulary": 20000, "rounds": 1}
         assert {timing["cell"]["kind"] for timing in saved["timings"]} == {"lm", "flat"}
         assert all(timing["microseconds"]["median"] > 0 for timing in saved["timings"])
 

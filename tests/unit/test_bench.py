@@ -109,8 +109,8 @@ class TestMeasure:
     def test_rows_go_round_whoever_reads(self):
         base, other = Clock("F1", 10**9), Clock("other", 10**9)
         measure(CELL, 10, base.case(), [other.case()], Effort(rounds=3))
-        starts = [start for pair in zip(base.calls[2:], other.calls[2:], strict=True) for start, _ in pair]
-        assert starts == [8, 0, 2, 4, 6, 8]
+        starts = [start for pair in zip(base.calls[1:], other.calls[1:], strict=True) for start, _ in pair]
+        assert starts == [4, 6, 8, 0, 2, 4]
 
     def test_cheap_cases_get_more_readings_and_dear_ones_fewer_rounds(self):
         cheap, dear = Clock("cheap", 1000), Clock("dear", 10**9)
@@ -120,6 +120,10 @@ class TestMeasure:
         assert [timing.rounds for timing in timings[1:]] == [8, 3]
         assert cheap.calls[-1][1] == 7
         assert dear.calls[-1][1] == 1
+
+    def test_patience_with_dear_cases_ends(self):
+        timings = measure(CELL, 10, Clock("F1", 1).case(), [Clock("dear", 10**9).case()], Effort(seconds=0.03))
+        assert timings[1].rounds == 1
 
     def test_a_case_that_raises_is_not_run_and_says_why(self):
         def fails(start, count):

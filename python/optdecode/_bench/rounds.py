@@ -96,6 +96,10 @@ class Timing:
     reason: str = ""
 
 
+#: How many times longer than asked a slow case may take to get its least rounds.
+PATIENCE = 20
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much to measure.
@@ -105,9 +109,9 @@ class Effort:
     rounds : int
         At most so many rounds.
     seconds : float
-        What a case may take in a cell; one that takes longer still gets ``least_rounds`` of one reading.
+        What a case may take in a cell.
     least_rounds : int
-        At least so many rounds.
+        At least so many rounds of one reading, unless they take `PATIENCE` times ``seconds``; one in any case.
     readings : int
         At most so many readings of a case a round.
     """
@@ -128,6 +132,10 @@ class _Progress:
     figures: list[float] = field(default_factory=list)
     floors: list[float] = field(default_factory=list)
     reason: str = ""
+
+    def is_done(self, rounds: int, effort: Effort) -> bool:
+        allowed = effort.seconds * 1e9
+        return self.spent > allowed and (rounds >= effort.least_rounds or self.spent > PATIENCE * allowed)
 
 
 def measure(cell: Cell, rows: int, floor: Case, cases: Sequence[Case], effort: Effort, seed: int = 0) -> list[Timing]:
@@ -163,7 +171,7 @@ def measure(cell: Cell, rows: int, floor: Case, cases: Sequence[Case], effort: E
     for number in range(effort.rounds):
         for index in rng.permutation(len(states)):
             state = states[index]
-            if state.reason or (number >= effort.least_rounds and state.spent > effort.seconds * 1e9):
+            if state.reason or state.is_done(number, effort):
                 continue
             _read(base, cursor)
             if _succeeds(state, cursor):
@@ -184,8 +192,8 @@ class _Cursor:
 
 
 def _warm_up(state: _Progress, read: Callable[[_Progress, _Cursor], bool], cursor: _Cursor, effort: Effort) -> None:
-    # The second reading is the estimate: the first pays for what is set up once.
-    if read(state, cursor) and read(state, cursor):
+    # The second reading is the estimate, as the first pays for what is set up once; a long one stands for itself.
+    if read(state, cursor) and (state.spent > effort.seconds * 1e9 or read(state, cursor)):
         affordable = effort.seconds * 1e9 / effort.rounds / max(state.figures[-1], 1.0)
         state.count = int(np.clip(affordable, 1, effort.readings))
     state.figures.clear()

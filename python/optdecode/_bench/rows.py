@@ -95,21 +95,21 @@ def nucleus_size(row: NDArray[Any], p: float = 0.95) -> int:
 def _lm(rng: np.random.Generator, vocabulary: int, index: int) -> NDArray[np.float32]:
     """A head of decaying scores over a normal bulk of 2 % of the mass; nuclei log-uniform in 1 to about 900 tokens."""
     bulk = rng.standard_normal(vocabulary, dtype=np.float32) * np.float32(2.0)
-    head = -np.log(np.arange(1, min(_HEAD, vocabulary // 4) + 1)) + 0.2 * rng.standard_normal(
-        min(_HEAD, vocabulary // 4)
-    )
+    size = min(_HEAD, vocabulary // 4)
+    head = 0.2 * rng.standard_normal(size) - np.log(np.arange(1, size + 1))
     head = np.sort(head - head.max())[::-1]
-    largest = min(_LARGEST_NUCLEUS, len(head) // 2)
-    wanted = round(float(np.exp(rng.uniform(0.0, np.log(largest)))))
+    wanted = round(float(np.exp(rng.uniform(0.0, np.log(min(_LARGEST_NUCLEUS, size // 2))))))
     low, high = 0.05, 40.0
-    for _ in range(40):
+    for _ in range(25):
         middle = 0.5 * (low + high)
+        mass = np.cumsum(np.exp(middle * head))
         # Of the head's mass, what is 95 % of all of it.
-        low, high = (middle, high) if nucleus_size(middle * head, 0.95 / 0.98) > wanted else (low, middle)
+        is_wide = np.searchsorted(mass, 0.95 / 0.98 * mass[-1]) >= wanted
+        low, high = (middle, high) if is_wide else (low, middle)
     head *= high
     bulk_mass = float(np.exp(bulk, dtype=np.float64).sum())
     bulk += np.float32(np.log(np.exp(head).sum() * 0.02 / bulk_mass))
-    bulk[rng.choice(vocabulary, len(head), replace=False)] = head
+    bulk[rng.choice(vocabulary, size, replace=False)] = head
     return bulk + np.float32(18.0)
 
 
