@@ -101,6 +101,12 @@ def sample(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]:
     """Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row."""
 
+def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10: four words of counter and two of key to four words of output."""
+
+def row_seeds(seed: int, n: int) -> NDArray[np.uint64]:
+    """The seeds of n rows that one seed stands for; the first is the seed itself."""
+
 def time_draws(
     plan: Plan, logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int
 ) -> NDArray[np.uint64]:
@@ -113,12 +119,6 @@ def time_solve(
 
 def time_row_max(logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int) -> NDArray[np.uint64]:
     """Time the largest score of a row, which is the cost of reading it; the rest is as in time_draws."""
-
-def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Philox4x32-10: four words of counter and two of key to four words of output."""
-
-def row_seeds(seed: int, n: int) -> NDArray[np.uint64]:
-    """The seeds of n rows that one seed stands for; the first is the seed itself."""
 
 def set_num_threads(n: int) -> None:
     """Set how many threads a call with ``threads=0`` may use, at least 1."""
