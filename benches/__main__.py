@@ -20,7 +20,15 @@ def main() -> int:
     where = machine.describe(peers.PACKAGES)
     begun = time.monotonic()
     timings: list[Timing] = []
-    for cell in cells.cells(asked):
+    further: list[str] = []
+    every = list(cells.cells(asked))
+    for done, cell in enumerate(every):
+        if time.monotonic() - begun > 60 * asked.minutes:
+            further = [
+                f"{len(every) - done} of {len(every)} cells were left out: {asked.minutes:g} minutes had passed.",
+                "",
+            ]
+            break
         found = cells.measure_cell(cell, asked)
         timings += found
         print(
@@ -29,7 +37,6 @@ def main() -> int:
             file=sys.stderr,
             flush=True,
         )
-    further: list[str] = []
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
     if asked.calls:
         lines, settings["calls"] = calls.report()
@@ -56,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     add("--peers", choices=("some", "all", "none"), default="some", help="in which cells; default %(default)s")
     add("--rounds", type=int, default=7, help="at most; default %(default)s")
     add("--seconds", type=float, default=0.05, help="a case and cell, about; default %(default)s")
+    add("--minutes", type=float, default=20.0, help="begin no further cell after; default %(default)s")
     add("--calls", action=argparse.BooleanOptionalAction, default=True, help="what calls from Python cost")
     add("--scaling", action="store_true", help="over vocabularies, threads and instruction sets")
     add("--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR", help="default benches/results")

@@ -164,6 +164,11 @@ class TestCommand:
         assert len(saved["timings"]) == 2 * 2 * 4
         assert not any(timing["reason"] for timing in saved["timings"])
 
+    def test_no_cell_is_begun_after_the_time(self, monkeypatch, capsys, tmp_path):
+        out, saved = self.run(monkeypatch, capsys, tmp_path, "--minutes", "0", "--no-calls")
+        assert "96 of 96 cells were left out: 0 minutes had passed." in out
+        assert saved["timings"] == []
+
     def test_calls_and_scaling(self, monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(calls, "ROUNDS", 1)
         monkeypatch.setattr(scaling, "V", 20_000)
