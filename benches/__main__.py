@@ -37,7 +37,7 @@ def main() -> int:
             file=sys.stderr,
             flush=True,
         )
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
+    settings = {key: value for key, value in vars(asked).items() if key != "output"}
     if asked.calls:
         lines, settings["calls"] = calls.report()
         further += lines
