@@ -23,6 +23,8 @@ ARGS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/.make
+# The samplers that `make bench` compares with, in an environment of their own.
+PEERS  := .venv-bench
 PIP    := $(BIN)/python -m pip
 # An environment activated around us must not be the one that maturin installs into.
 MATURIN := env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin
@@ -85,9 +87,9 @@ types: $(STAMPS)/build $(STAMPS)/test ## check types: mypy --strict, and the ext
 	$(BIN)/mypy --strict python/optdecode
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml optdecode._core
 
-bench: $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch ## run the benchmarks (ARGS='-k name')
+bench: $(STAMPS)/build $(PEERS)/.made ## time the decoders beside other samplers (ARGS='--help')
 	@echo '==> benchmarking'
-	$(BIN)/python -m pytest benches --benchmark-only --benchmark-disable-gc --benchmark-columns=min,median,iqr,rounds --timeout=0 $(ARGS)
+	PYTHONPATH=python $(PEERS)/bin/python -m benches $(ARGS)
 
 docs: $(STAMPS)/build $(STAMPS)/docs ## build the documentation into docs/_build/html
 	@echo '==> building the documentation'
@@ -96,7 +98,7 @@ docs: $(STAMPS)/build $(STAMPS)/docs ## build the documentation into docs/_build
 
 clean: ## remove what was built (not .venv)
 	rm -rf target dist docs/_build docs/generated python/optdecode/_core*.so $(STAMPS)/build
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "%s%s\n", sep, substr($$0, 5); sep = "\n" } \
@@ -153,6 +155,12 @@ $(STAMPS)/test: pyproject.toml $(STAMPS)/venv
 $(STAMPS)/docs: pyproject.toml $(STAMPS)/venv
 	@echo '==> installing what the documentation needs'
 	$(PIP) install --quiet --group docs
+	@touch $@
+
+$(PEERS)/.made: benches/install.py | tools
+	@echo '==> installing the peers of the benchmark in $(PEERS) (several GB, and a compilation of up to a quarter of an hour)'
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python benches/install.py
 	@touch $@
 
 # Made again when TORCH names another torch than the one installed.

