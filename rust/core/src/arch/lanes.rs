@@ -66,6 +66,7 @@ pub(super) trait ExpLanes: NarrowLanes {
     unsafe fn plus(self, other: Self) -> Self;
     unsafe fn minus(self, other: Self) -> Self;
     unsafe fn times(self, other: Self) -> Self;
+    unsafe fn over(self, other: Self) -> Self;
 
     /// `self * factor + term`, rounded once.
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;

@@ -154,6 +154,11 @@ impl ExpLanes for Array<f32> {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        Array(std::array::from_fn(|i| self.0[i] / other.0[i]))
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         Array(std::array::from_fn(|i| fused(self.0[i], factor.0[i], term.0[i])))
     }

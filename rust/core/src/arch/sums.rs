@@ -147,7 +147,7 @@ impl<'a, T: Copy + Default> Groups<'a, T> {
 
     /// The scores of several groups, if all of them are whole and nothing is masked.
     #[inline(always)]
-    fn plain(&self, range: std::ops::Range<usize>) -> Option<&[[T; BLOCK]]> {
+    pub(super) fn plain(&self, range: std::ops::Range<usize>) -> Option<&[[T; BLOCK]]> {
         self.whole.get(range).filter(|_| self.mask.is_none())
     }
 

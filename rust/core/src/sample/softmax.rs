@@ -13,6 +13,7 @@ use super::categorical::{Draw, rounded};
 use crate::arch::{self, Exponential, Level, SUM_BLOCK};
 use crate::math;
 use crate::row::Row;
+use crate::solve::Tail;
 use crate::support::candidates::Candidates;
 use crate::support::cut::Cut;
 
@@ -24,8 +25,8 @@ const GATHERED_SCALE: f64 = (1_u64 << 48) as f64;
 /// Scratch of these draws; no value survives a call.
 #[derive(Clone, Debug, Default)]
 pub struct SoftmaxScratch {
-    /// Cumulative masses of the blocks.
-    ends: Vec<u64>,
+    /// Cumulative masses of the blocks, or of gathered tokens.
+    pub(super) ends: Vec<u64>,
     /// Which of the opened blocks each block is.
     places: Vec<Option<u32>>,
     /// Of the opened blocks, the terms of their tokens and cumulative masses.
@@ -52,17 +53,22 @@ impl<'a> Gathered<'a> {
     ) -> Self {
         let SoftmaxScratch { gathered, ends, .. } = scratch;
         arch::terms_of(level, exponential, &candidates.values, gathered);
+        Self::weighed(&candidates.ids, gathered, ends)
+    }
+
+    /// From terms that are there already.
+    pub(super) fn weighed(ids: &'a [u32], terms: &'a [f32], ends: &'a mut Vec<u64>) -> Self {
         let mut total = 0;
         ends.clear();
-        ends.extend(gathered.iter().map(|&term| {
+        ends.extend(terms.iter().map(|&term| {
             total += rounded(f64::from(term) * GATHERED_SCALE);
             total
         }));
         Gathered {
-            ids: &candidates.ids,
-            terms: gathered,
+            ids,
+            terms,
             ends,
-            z: gathered.iter().map(|&term| f64::from(term)).sum(),
+            z: terms.iter().map(|&term| f64::from(term)).sum(),
         }
     }
 
@@ -78,12 +84,20 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// The distribution over the tokens of a cut.
+/// What the terms of a block are.
+#[derive(Clone, Copy)]
+pub(super) enum Law<'a> {
+    /// Exponentials, of the tokens of a cut.
+    Cut(Exponential, Cut),
+    /// Probabilities: a series in exponentials, but for the tokens gathered.
+    Tailed(Tail, &'a Candidates),
+}
+
+/// The distribution over the tokens of a row.
 pub(super) struct Masses<'a> {
     row: Row<'a>,
     level: Level,
-    exponential: Exponential,
-    cut: Cut,
+    law: Law<'a>,
     /// Sum of all terms.
     z: f64,
     total: u64,
@@ -93,13 +107,7 @@ pub(super) struct Masses<'a> {
 impl<'a> Masses<'a> {
     /// The sums are those of the terms of every block, forbidden tokens and those that the cut drops adding nothing that
     /// matters.
-    pub(super) fn new(
-        row: Row<'a>,
-        level: Level,
-        (exponential, cut): (Exponential, Cut),
-        sums: &[f64],
-        scratch: &'a mut SoftmaxScratch,
-    ) -> Self {
+    pub(super) fn new(row: Row<'a>, level: Level, law: Law<'a>, sums: &[f64], scratch: &'a mut SoftmaxScratch) -> Self {
         scratch.places.clear();
         scratch.places.resize(sums.len(), None);
         scratch.terms.clear();
@@ -113,8 +121,7 @@ impl<'a> Masses<'a> {
         Masses {
             row,
             level,
-            exponential,
-            cut,
+            law,
             z: sums.iter().sum(),
             total,
             scratch,
@@ -124,13 +131,27 @@ impl<'a> Masses<'a> {
     /// The terms of a block.
     fn terms(&self, block: usize, terms: &mut [f32; SUM_BLOCK]) {
         let Row { scores, mask, .. } = self.row;
-        arch::block_terms(self.level, scores, mask, &self.exponential, block, terms);
-        // Ties at the end of the cut.
-        if (block + 1) * SUM_BLOCK > self.cut.last as usize {
-            for (offset, term) in terms.iter_mut().enumerate() {
-                let id = block * SUM_BLOCK + offset;
-                if *term > 0.0 && !self.cut.keeps(scores.at(id), id as u32) {
-                    *term = 0.0;
+        let (Law::Cut(exponential, _) | Law::Tailed(Tail { exponential, .. }, _)) = &self.law;
+        arch::block_terms(self.level, scores, mask, exponential, block, terms);
+        let start = block * SUM_BLOCK;
+        match self.law {
+            // Ties at the end of the cut.
+            Law::Cut(_, cut) if start + SUM_BLOCK > cut.last as usize => {
+                for (id, term) in (start..).zip(terms).filter(|(_, term)| **term > 0.0) {
+                    if !cut.keeps(scores.at(id), id as u32) {
+                        *term = 0.0;
+                    }
+                }
+            }
+            Law::Cut(..) => {}
+            Law::Tailed(tail, head) => {
+                terms.iter_mut().for_each(|term| *term = tail.q(*term));
+                let from = head.ids.partition_point(|&id| (id as usize) < start);
+                for (&id, &q) in head.ids[from..].iter().zip(&head.terms[from..]) {
+                    match terms.get_mut(id as usize - start) {
+                        Some(term) => *term = q,
+                        None => break,
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! From a row straight to tokens.
 
 use super::categorical::{Coupling, Draw, draw_each, draw_row};
-use super::softmax::{Gathered, Masses};
+use super::softmax::{Gathered, Law, Masses};
 use crate::arch::Level;
 use crate::par::Scratch;
 use crate::plan::Plan;
@@ -41,9 +41,19 @@ pub fn draw_tokens(
             let gathered = Gathered::new(level, &exponential, candidates, softmax);
             return each(&mut |r| gathered.draw(r));
         }
+        Ok(Ready::Weighed) => {
+            let candidates = workspace.reads.candidates();
+            let gathered = Gathered::weighed(&candidates.ids, &candidates.terms, &mut softmax.ends);
+            return each(&mut |r| gathered.draw(r));
+        }
+        Ok(Ready::Tailed(tail)) => {
+            let head = workspace.reads.candidates();
+            let mut masses = Masses::new(*row, level, Law::Tailed(tail, head), &head.sums, softmax);
+            return each(&mut |r| masses.draw(r));
+        }
         Ok(Ready::Spread(exponential, cut)) => {
             let sums = &workspace.reads.sweep.sums;
-            let mut spread = Masses::new(*row, level, (exponential, cut), sums, softmax);
+            let mut spread = Masses::new(*row, level, Law::Cut(exponential, cut), sums, softmax);
             return each(&mut |r| spread.draw(r));
         }
         Ok(Ready::Solved(status)) if status.is_solved() => {

@@ -15,6 +15,7 @@
 //! Where a rule is about sums, these come from the same read, and the face is a cut of the order (`support::cut`). A softmax
 //! over many tokens is not solved at all: it is drawn from by its terms (`sample`).
 
+use super::cover::{Tail, from_coverage};
 use super::{Term, Workspace, dispatch, distribute};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
@@ -29,10 +30,10 @@ use crate::support::rank::kth_largest;
 const EXACT: usize = 128;
 
 /// More tokens than this are not gathered, but left where they are.
-const GATHERED: usize = 1 << 13;
+pub(super) const GATHERED: usize = 1 << 13;
 
 /// Rows longer than this might overflow the sums of masses.
-const LONGEST: usize = 1 << 22;
+pub(super) const LONGEST: usize = 1 << 22;
 
 /// Scratch of the reads of a row.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +42,10 @@ pub(crate) struct Reads {
     selection: Vec<f64>,
     /// Of the fused sweep; after it, the sums of the terms that are drawn from.
     pub(crate) sweep: arch::Sweep,
-    cut: CutScratch,
+    pub(super) cut: CutScratch,
+    /// Of Best-of-K.
+    pub(super) newton: arch::Newton,
+    pub(super) squares: Vec<f64>,
 }
 
 impl Reads {
@@ -62,6 +66,10 @@ pub(crate) enum Ready {
     Solved(Status),
     /// `q ~ term` over the candidates in [`Reads`].
     Gathered(Exponential),
+    /// q are the terms of the candidates in [`Reads`].
+    Weighed,
+    /// q are the terms of the candidates in [`Reads`], and a series below them; its sums over blocks are there, too.
+    Tailed(Tail),
     /// `q ~ term` over the tokens of a cut, whose terms are summed in [`Reads`] if there are no ties at its end to drop.
     Spread(Exponential, Cut),
 }
@@ -83,6 +91,11 @@ pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspa
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
+    if matches!(plan.objective, Objective::Coverage { .. }) {
+        if let Some(ready) = from_coverage(plan, row, level, ws)? {
+            return Ok(ready);
+        }
+    }
     let ready = match reach(plan) {
         Some(reach) if reach.measures => from_sums(plan, &reach, row, level, ws)?,
         Some(reach) => from_maxima(plan, &reach, row, level, ws)?,

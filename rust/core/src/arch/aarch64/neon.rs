@@ -152,6 +152,12 @@ impl ExpLanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vdivq_f32(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: as above.
         Neon(unsafe { vfmaq_f32(term.0, self.0, factor.0) })

@@ -145,6 +145,12 @@ impl ExpLanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: as above.
         Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })

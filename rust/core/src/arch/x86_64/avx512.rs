@@ -132,6 +132,12 @@ impl ExpLanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: as above.
         Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
