@@ -39,22 +39,22 @@ pub fn draw_tokens(
         Ok(Ready::Gathered(exponential)) => {
             let candidates = workspace.reads.candidates();
             let gathered = Gathered::new(level, &exponential, candidates, softmax);
-            return each(&mut |r| gathered.draw(r));
+            each(&mut |r| gathered.draw(r))
         }
         Ok(Ready::Weighed) => {
             let candidates = workspace.reads.candidates();
             let gathered = Gathered::weighed(&candidates.ids, &candidates.terms, &mut softmax.ends);
-            return each(&mut |r| gathered.draw(r));
+            each(&mut |r| gathered.draw(r))
         }
         Ok(Ready::Tailed(tail)) => {
             let head = workspace.reads.candidates();
             let mut masses = Masses::new(*row, level, Law::Tailed(tail, head), &head.sums, softmax);
-            return each(&mut |r| masses.draw(r));
+            each(&mut |r| masses.draw(r))
         }
         Ok(Ready::Spread(exponential, cut)) => {
             let sums = &workspace.reads.sweep.sums;
             let mut spread = Masses::new(*row, level, Law::Cut(exponential, cut), sums, softmax);
-            return each(&mut |r| spread.draw(r));
+            each(&mut |r| spread.draw(r))
         }
         Ok(Ready::Solved(status)) if status.is_solved() => {
             let (face, q, log_q) = (workspace.face(), workspace.q(), workspace.log_q());
@@ -69,7 +69,7 @@ pub fn draw_tokens(
                 out_log_probs,
                 masses,
             );
-            return status;
+            status
         }
         Ok(Ready::Solved(status)) | Err(status) => {
             out_tokens.fill(-1);

@@ -91,15 +91,10 @@ pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspa
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
-    if matches!(plan.objective, Objective::Coverage { .. }) {
-        if let Some(ready) = from_coverage(plan, row, level, ws)? {
-            return Ok(ready);
-        }
-    }
     let ready = match reach(plan) {
         Some(reach) if reach.measures => from_sums(plan, &reach, row, level, ws)?,
         Some(reach) => from_maxima(plan, &reach, row, level, ws)?,
-        None => None,
+        None => from_coverage(plan, row, level, ws)?,
     };
     match ready {
         Some(ready) => Ok(ready),
