@@ -18,7 +18,10 @@ pub(crate) fn terms_of(level: Level, exponential: &Exponential, values: &[f32], 
     });
 }
 
-/// Sets `values` to the scores of one group of 64 in each block, -inf where a token is forbidden or has a score of at least
+/// Tokens of a block that [`sample_below`] takes.
+const SAMPLE: usize = 32;
+
+/// Sets `values` to the scores of half a group in each block, -inf where a token is forbidden or has a score of at least
 /// `below`, or where the group has none. f64 rows have none.
 pub(crate) fn sample_below(
     level: Level,
@@ -28,7 +31,7 @@ pub(crate) fn sample_below(
     values: &mut Vec<f32>,
 ) {
     // All of it is overwritten.
-    values.resize(scores.len().div_ceil(SUM_BLOCK) * BLOCK, 0.0);
+    values.resize(scores.len().div_ceil(SUM_BLOCK) * SAMPLE, 0.0);
     narrow!(level, scores, scores => SampleBelow { scores, mask, below, values }, _wide => {});
 }
 
@@ -82,17 +85,17 @@ impl<T: Narrow> Kernel for SampleBelow<'_, T> {
 
     #[inline(always)]
     unsafe fn run<L: ExpLanes>(self) {
-        // SAFETY: the caller's; the last load and the last store start at BLOCK - COUNT.
+        // SAFETY: the caller's; the last load and the last store start at SAMPLE - COUNT.
         unsafe {
             let below = L::smallest_from(self.below);
             let groups = Groups::new(self.scores, self.mask);
-            for (block, values) in self.values.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            for (block, values) in self.values.as_chunks_mut::<SAMPLE>().0.iter_mut().enumerate() {
                 let range = groups.of_block(block);
                 // Another one in each block, in no simple order.
                 let group = range.start + (block * 7 + block / 16 * 3) % range.len();
                 let (scores, allowed) = groups.get(group);
                 let mut lane = 0;
-                while lane < BLOCK {
+                while lane < SAMPLE {
                     let x = T::load_narrow::<L>(scores.as_ptr().add(lane));
                     let kept = allowed >> lane & !x.at_least(below);
                     x.keep(kept).store(values.as_mut_ptr().add(lane));
@@ -144,17 +147,35 @@ impl Kernel for MassFrom<'_> {
             let mut total = 0.0;
             let blocks = self.values.chunks(SUM_BLOCK).zip(self.terms.chunks(SUM_BLOCK));
             for (values, terms) in blocks {
-                let mut sums = [L::splat(0.0); LANES / 4];
+                // Four sums a lane, so that none waits for the one before.
+                let mut sums = [[L::splat(0.0); LANES / 4]; 4];
                 let (values, values_rest) = values.as_chunks::<LANES>();
                 let (terms, terms_rest) = terms.as_chunks::<LANES>();
-                for (values, terms) in values.iter().zip(terms) {
-                    add_from(values, terms, least, &mut sums);
+                let mut fours = values.chunks_exact(4).zip(terms.chunks_exact(4));
+                for (values, terms) in fours.by_ref() {
+                    add_from(&values[0], &terms[0], least, &mut sums[0]);
+                    add_from(&values[1], &terms[1], least, &mut sums[1]);
+                    add_from(&values[2], &terms[2], least, &mut sums[2]);
+                    add_from(&values[3], &terms[3], least, &mut sums[3]);
+                }
+                let done = values.len() / 4 * 4;
+                for (values, terms) in values[done..].iter().zip(&terms[done..]) {
+                    add_from(values, terms, least, &mut sums[0]);
                 }
                 let (mut values, mut terms) = ([f32::NEG_INFINITY; LANES], [0.0; LANES]);
                 values[..values_rest.len()].copy_from_slice(values_rest);
                 terms[..terms_rest.len()].copy_from_slice(terms_rest);
-                add_from(&values, &terms, least, &mut sums);
-                total += folded(&sums);
+                add_from(&values, &terms, least, &mut sums[0]);
+                let mut column = 0;
+                while column < LANES / L::COUNT {
+                    let pairs = [
+                        sums[0][column].plus(sums[1][column]),
+                        sums[2][column].plus(sums[3][column]),
+                    ];
+                    sums[0][column] = pairs[0].plus(pairs[1]);
+                    column += 1;
+                }
+                total += folded(&sums[0]);
             }
             total
         }

@@ -100,10 +100,17 @@ impl Candidates {
 
     /// Adds the terms of the tokens here that are in a cut to the sums of those above.
     pub(crate) fn add_to_sums(&mut self, cut: Cut) {
+        let (mut block, mut sum) = (0, 0.0);
         for ((&id, &x), &term) in self.ids.iter().zip(&self.values).zip(&self.terms) {
-            if cut.keeps(f64::from(x), id) {
-                self.sums[id as usize / SUM_BLOCK] += f64::from(term);
+            if block != id as usize / SUM_BLOCK {
+                self.sums[block] += sum;
+                (block, sum) = (id as usize / SUM_BLOCK, 0.0);
             }
+            // Without a branch: which way it went could not be foreseen.
+            sum += f64::from(if cut.keeps(f64::from(x), id) { term } else { 0.0 });
+        }
+        if let Some(last) = self.sums.get_mut(block) {
+            *last += sum;
         }
     }
 
@@ -111,10 +118,8 @@ impl Candidates {
     pub(crate) fn keep(&mut self, cut: Cut) {
         let mut kept = 0;
         for i in 0..self.ids.len() {
-            if cut.keeps(f64::from(self.values[i]), self.ids[i]) {
-                (self.ids[kept], self.values[kept]) = (self.ids[i], self.values[i]);
-                kept += 1;
-            }
+            (self.ids[kept], self.values[kept]) = (self.ids[i], self.values[i]);
+            kept += usize::from(cut.keeps(f64::from(self.values[i]), self.ids[i]));
         }
         self.ids.truncate(kept);
         self.values.truncate(kept);

@@ -47,7 +47,7 @@ impl Cut {
 
     /// Whether the token is in it.
     pub(crate) fn keeps(&self, x: f64, id: u32) -> bool {
-        x > self.least || (x == self.least && id <= self.last)
+        (x > self.least) | ((x == self.least) & (id <= self.last))
     }
 }
 

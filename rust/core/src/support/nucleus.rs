@@ -18,10 +18,10 @@ pub(crate) const NARROW: usize = 1 << 13;
 const SLACK: f64 = 6e-7;
 
 /// Tokens, at least, whose mass is summed rather than sampled.
-const HEAD: usize = 256;
+const HEAD: usize = 64;
 
-/// Standard deviations of the sampled threshold within which it is looked for.
-const DEVIATIONS: f64 = 4.0;
+/// Standard deviations of the sampled threshold within which it is looked for: fewer tokens, and now and then a second look.
+const DEVIATIONS: [f64; 2] = [2.2, 6.0];
 
 /// Scratch; no value survives a call.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +53,10 @@ pub(super) fn top_p(
         return cut(measure, candidates, 0.0, target).unwrap_or(Cut::ALL);
     }
     narrow(measure, target, candidates, scratch)
-        .or_else(|| wide(measure, target, candidates, scratch))
+        .or_else(|| {
+            let mut looks = DEVIATIONS.into_iter();
+            looks.find_map(|deviations| wide(measure, target, deviations, candidates, scratch))
+        })
         .unwrap_or_else(|| bisected(measure, target, candidates))
 }
 
@@ -73,7 +76,7 @@ fn narrow(
     };
     let mass = weighed.mass(f32::MIN);
     let least = if mass >= target {
-        weighed.rough(measure.max as f32, target)
+        weighed.rough(measure.max as f32, target, 0.01 * target)
     } else if mass > 0.75 * target {
         // Some sets hide a token or two behind their best.
         kth_largest(tops.len() / 2, tops, &mut scratch.values, f32::total_cmp).filter(|x| x.is_finite())?
@@ -88,8 +91,14 @@ fn narrow(
 }
 
 /// From a bracket by a sample of the row.
-fn wide(measure: &Measure<'_>, target: f64, candidates: &mut Candidates, scratch: &mut NucleusScratch) -> Option<Cut> {
-    let (low, high) = bracket(measure, target, candidates, scratch)?;
+fn wide(
+    measure: &Measure<'_>,
+    target: f64,
+    deviations: f64,
+    candidates: &mut Candidates,
+    scratch: &mut NucleusScratch,
+) -> Option<Cut> {
+    let (low, high) = bracket(measure, target, deviations, candidates, scratch)?;
     let above = candidates.sum_from(measure, high);
     if above >= target || !candidates.gather_between(measure, low, high, measure.row.scores.len() / 4) {
         return None;
@@ -103,6 +112,7 @@ fn wide(measure: &Measure<'_>, target: f64, candidates: &mut Candidates, scratch
 fn bracket(
     measure: &Measure<'_>,
     target: f64,
+    deviations: f64,
     candidates: &mut Candidates,
     scratch: &mut NucleusScratch,
 ) -> Option<(f64, f64)> {
@@ -119,17 +129,17 @@ fn bracket(
     arch::terms_of(measure.level, measure.exponential, values, terms);
     let sample = Weighed { measure, values, terms };
     let mass = sample.mass(f32::MIN);
-    let spread = DEVIATIONS * (share * (1.0 - share) * squares(terms)).sqrt() / mass + 1e-4;
+    let spread = deviations * (share * (1.0 - share) * squares(terms)).sqrt() / mass + 1e-4;
     if !spread.is_finite() {
         return None;
     }
     let high = match (share - spread) * mass {
         none if none <= 0.0 => head,
-        target => sample.rough(head, target),
+        target => sample.rough(head, target, 0.1 * spread * mass),
     };
     let low = match (share + spread) * mass {
         all if all >= mass => f32::MIN,
-        target => sample.rough(head, target),
+        target => sample.rough(head, target, 0.1 * spread * mass),
     };
     Some((f64::from(low), f64::from(high)))
 }
@@ -195,19 +205,41 @@ impl Weighed<'_> {
         arch::mass_from(self.measure.level, self.values, self.terms, least)
     }
 
-    /// A score from which on the mass reaches the target, not far from the largest such; the lowest of all if that has to be.
-    fn rough(&self, highest: f32, target: f64) -> f32 {
-        const STEPS: usize = 14;
-        let (mut low, mut high) = (highest - (40.0 / self.measure.exponential.scale()) as f32, highest);
-        if !(low.is_finite() && self.mass(low) >= target) {
+    /// A score from which on the mass reaches the target, by no more than `slack` if some steps get there, halving and false position in turn;
+    /// the lowest of all if that has to be.
+    fn rough(&self, highest: f32, target: f64, slack: f64) -> f32 {
+        const STEPS: usize = 20;
+        const RANGE: f64 = 20.0;
+        let range = (RANGE / self.measure.exponential.scale()) as f32;
+        let (mut low, mut high) = (highest - range, highest);
+        let (mut over, mut under) = (self.mass(low) - target, self.mass(high) - target);
+        if under >= 0.0 {
+            return high;
+        }
+        if !(low.is_finite() && over >= 0.0) {
             return f32::MIN;
         }
-        for _ in 0..STEPS {
-            let middle = low + 0.5 * (high - low);
-            if self.mass(middle) >= target {
-                low = middle;
-            } else {
-                high = middle;
+        // An end that stays twice has its weight halved. Far from straight as the mass is at first, the range is halved, too.
+        let mut weights = [1.0, 1.0];
+        for step in 0..STEPS {
+            if over <= slack {
+                break;
+            }
+            let [a, b] = [over * weights[0], under * weights[1]];
+            let share = if step % 2 == 0 { 0.5 } else { a / (a - b) };
+            let middle = low + (high - low) * share as f32;
+            if !(middle > low && middle < high) {
+                break;
+            }
+            match self.mass(middle) - target {
+                found if found >= 0.0 => {
+                    (low, over) = (middle, found);
+                    weights = [1.0, 0.5 * weights[1]];
+                }
+                found => {
+                    (high, under) = (middle, found);
+                    weights = [0.5 * weights[0], 1.0];
+                }
             }
         }
         low
