@@ -4,7 +4,7 @@ use super::dispatch::{Kernel, narrow};
 use super::exp::{Constants, Exponential};
 use super::lanes::{ExpLanes, Narrow};
 use super::sums::{Groups, LANES, SUM_BLOCK, folded};
-use super::{BLOCK, Level};
+use super::Level;
 use crate::row::{Mask, Scores};
 
 /// Sets `terms` to the terms of the values, the bits that a row with these scores would have.
