@@ -2,7 +2,8 @@
 
 use super::dispatch::{Kernel, narrow};
 use super::lanes::{Element, ExpLanes, Lanes, Narrow};
-use super::sums::{Groups, LANES, Sweep};
+use super::sums::{Groups, LANES};
+use super::sweep::Sweep;
 use super::{BLOCK, Bounds, Level, Summary, scalar};
 use crate::row::{Mask, Scores};
 

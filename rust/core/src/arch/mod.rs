@@ -16,6 +16,7 @@ mod row_max;
 mod scalar;
 mod select;
 mod sums;
+mod sweep;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -27,7 +28,8 @@ pub(crate) use maxima::{collect_above, collect_between};
 pub(crate) use moments::moments;
 pub use row_max::row_max;
 pub(crate) use select::{count_from, mass_from, sample_below, terms_of};
-pub(crate) use sums::{LANES, SUM_BLOCK, Sweep, block_sums, block_terms, sweep};
+pub(crate) use sums::{LANES, SUM_BLOCK, block_sums, block_terms};
+pub(crate) use sweep::{Sweep, sweep};
 
 /// Tokens of a block.
 pub(crate) const BLOCK: usize = 64;

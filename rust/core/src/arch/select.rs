@@ -1,10 +1,10 @@
 //! What selections need of scores that were picked out of a row: their terms, and how many or how much reach a bound.
 
+use super::Level;
 use super::dispatch::{Kernel, narrow};
 use super::exp::{Constants, Exponential};
 use super::lanes::{ExpLanes, Narrow};
 use super::sums::{Groups, LANES, SUM_BLOCK, folded};
-use super::Level;
 use crate::row::{Mask, Scores};
 
 /// Sets `terms` to the terms of the values, the bits that a row with these scores would have.

@@ -1,0 +1,294 @@
+//! The fused sweep: one read of a row leaves its largest scores and its sums of exponentials.
+
+use super::dispatch::{Kernel, narrow};
+use super::exp::{DEPTH, Exponential, Powers, Rounder, STEPS, octaves_of, reference_of};
+use super::lanes::{ExpLanes, Narrow};
+use super::maxima::{block_maxima, prefetch};
+use super::sums::{Groups, LANES, SUM_BLOCK, block_sums, folded, load_lanes};
+use super::{BLOCK, Level, Summary};
+use crate::row::{Mask, Scores};
+
+/// What the fused sweep leaves of a row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sweep {
+    /// The largest allowed scores of each group of 64 tokens, lane by lane: four tokens each.
+    pub(crate) maxima: Vec<f32>,
+    /// The same for each block of 1024 tokens.
+    pub(crate) tops: Vec<f32>,
+    /// The sum of the terms of every block.
+    pub(crate) sums: Vec<f64>,
+    references: Vec<f32>,
+}
+
+/// Reads the row once and fills `out`; f64 rows have no such sweep. Sums are those of the exponential returned; a token 110
+/// octaves below the best, or forbidden, adds at most 2^-109 of the best one's term. There is no exponential if the scale is
+/// out of the ordinary, or if the row has no largest score that is finite; the summary says.
+pub(crate) fn sweep(
+    level: Level,
+    scores: Scores<'_>,
+    mask: Option<Mask<'_>>,
+    scale: f64,
+    out: &mut Sweep,
+) -> Option<(Summary, Option<Exponential>)> {
+    let octaves = octaves_of(scale)?;
+    // All of it is overwritten.
+    let blocks = scores.len().div_ceil(SUM_BLOCK);
+    out.maxima.resize(scores.len().div_ceil(BLOCK) * LANES, 0.0);
+    out.tops.resize(blocks * LANES, 0.0);
+    out.sums.resize(blocks, 0.0);
+    out.references.resize(blocks, 0.0);
+    let max = narrow!(level, scores, scores => Fused { scores, mask, octaves, out }, _wide => return None);
+    let summary = match max {
+        Some(max) => Summary { max, nan: false },
+        // A score is no number, or infinite, or so large that its term is.
+        None => block_maxima(level, scores, mask, &mut Vec::new()),
+    };
+    let exponential = match summary.check() {
+        Ok(()) => Exponential::new(scale, summary.max),
+        Err(_) => None,
+    };
+    match exponential {
+        Some(exponential) if exponential.is_fused() => {
+            for (sum, reference) in out.sums.iter_mut().zip(&out.references) {
+                // At most 0: a running maximum is none above the maximum.
+                let octaves = (reference - exponential.reference) / STEPS as f32;
+                *sum *= power_of_two(octaves as i32);
+            }
+        }
+        Some(exponential) => block_sums(level, scores, mask, &exponential, &mut out.sums),
+        None => {}
+    }
+    Some((summary, exponential))
+}
+
+/// `2^n`, 0 below the range of floats, for n <= 0.
+fn power_of_two(n: i32) -> f64 {
+    if n < -1000 {
+        0.0
+    } else {
+        f64::from_bits(((1023 + n) as u64) << 52)
+    }
+}
+
+struct Fused<'a, T> {
+    scores: &'a [T],
+    mask: Option<Mask<'a>>,
+    octaves: f32,
+    out: &'a mut Sweep,
+}
+
+impl<T: Narrow> Kernel for Fused<'_, T> {
+    /// The largest score, if every sum is a number.
+    type Output = Option<f64>;
+
+    #[inline(always)]
+    unsafe fn run<L: ExpLanes>(self) -> Option<f64> {
+        // SAFETY: the caller's; a group has room for LANES maxima, and so has a block.
+        unsafe {
+            let groups = Groups::new(self.scores, self.mask);
+            let powers = Powers::<L>::new(self.octaves);
+            let (mut max, mut number, mut current) = (f32::NEG_INFINITY, true, 0.0);
+            let Sweep {
+                maxima,
+                tops,
+                sums,
+                references,
+            } = self.out;
+            let blocks = tops.as_chunks_mut::<LANES>().0.iter_mut().zip(sums).zip(references);
+            for (block, ((tops, sum), reference)) in blocks.enumerate() {
+                let range = groups.of_block(block);
+                let maxima = &mut maxima[range.start * LANES..range.end * LANES];
+                let mut pass = Pass {
+                    powers,
+                    octaves: self.octaves,
+                    groups: &groups,
+                    range,
+                    maxima,
+                };
+                if max == f32::NEG_INFINITY {
+                    // Nothing yet to refer to: look before.
+                    current = reference_of(self.octaves, pass.largest());
+                }
+                // Kept as long as it serves: blocks need not wait for each other's maximum.
+                let (mut top, mut total) = pass.run(current, tops);
+                if f64::from(top) * f64::from(self.octaves) > f64::from(current) + MARGIN {
+                    current = reference_of(self.octaves, top);
+                    (top, total) = pass.run(current, tops);
+                }
+                *reference = current;
+                *sum = total;
+                number &= total.is_finite();
+                max = if top > max { top } else { max };
+            }
+            number.then_some(f64::from(max))
+        }
+    }
+}
+
+/// How far above its reference a block may reach, in steps.
+const MARGIN: f64 = 40.0 * STEPS;
+
+/// How far below it lower scores are raised to, in steps.
+const FLOOR: f32 = (DEPTH * STEPS) as f32;
+
+/// One block of the fused sweep.
+struct Pass<'a, T, L: ExpLanes> {
+    powers: Powers<L>,
+    octaves: f32,
+    groups: &'a Groups<'a, T>,
+    range: std::ops::Range<usize>,
+    maxima: &'a mut [f32],
+}
+
+impl<T: Narrow, L: ExpLanes> Pass<'_, T, L> {
+    /// The largest allowed score; if one is NaN, anything.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set of `L` is present.
+    #[inline(always)]
+    unsafe fn largest(&self) -> f32 {
+        // SAFETY: the last load starts at BLOCK - COUNT.
+        unsafe {
+            let mut best = L::lowest();
+            for group in self.range.clone() {
+                let (scores, allowed) = self.groups.get(group);
+                let mut start = 0;
+                while start < BLOCK {
+                    let x = T::load_narrow::<L>(scores.as_ptr().add(start));
+                    best = best.max(x.keep(allowed >> start));
+                    start += L::COUNT;
+                }
+            }
+            best.reduce_max()
+        }
+    }
+
+    /// Leaves maxima and returns the largest score and the sum of the terms, which is no number if a score is none.
+    ///
+    /// # Safety
+    ///
+    /// As for `largest`.
+    #[inline(always)]
+    unsafe fn run(&mut self, reference: f32, tops: &mut [f32; LANES]) -> (f32, f64) {
+        let least = (reference - FLOOR) / self.octaves;
+        // SAFETY: the caller's.
+        unsafe {
+            // As a rule nothing is so low that it must be raised, which costs as much as a multiplication: look afterwards.
+            // The bits of scores below zero grow as they fall.
+            if let (Some(groups), true) = (self.groups.plain(self.range.clone()), least < 0.0) {
+                let mut totals = Totals::<L>::new(self.powers, reference, least);
+                let maxima = self.maxima.as_chunks_mut::<LANES>().0;
+                for (scores, maxima) in groups.iter().zip(maxima) {
+                    totals.add::<T, false>(scores, u64::MAX, maxima);
+                }
+                if !totals.lowest.has_larger_bits(least.to_bits()) {
+                    return totals.finish(tops);
+                }
+            }
+            let mut totals = Totals::<L>::new(self.powers, reference, least);
+            let maxima = self.maxima.as_chunks_mut::<LANES>().0;
+            for (group, maxima) in self.range.clone().zip(maxima) {
+                let (scores, allowed) = self.groups.get(group);
+                totals.add::<T, true>(scores, allowed, maxima);
+            }
+            totals.finish(tops)
+        }
+    }
+}
+
+/// Running totals of one block of the fused sweep, lane by lane; the first `LANES / COUNT` are used.
+struct Totals<L: ExpLanes> {
+    powers: Powers<L>,
+    rounder: Rounder<L>,
+    least: L,
+    sums: [L; LANES / 4],
+    best: [L; LANES / 4],
+    /// Of the bits of the lowest score.
+    lowest: L,
+}
+
+impl<L: ExpLanes> Totals<L> {
+    /// # Safety
+    ///
+    /// The instruction set of `L` is present.
+    #[inline(always)]
+    unsafe fn new(powers: Powers<L>, reference: f32, least: f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            Totals {
+                powers,
+                rounder: Powers::<L>::rounder(reference),
+                least: L::splat(least),
+                sums: [L::splat(0.0); LANES / 4],
+                best: [L::lowest(); LANES / 4],
+                lowest: L::splat(0.0),
+            }
+        }
+    }
+
+    /// Adds a group; where `RAISED`, scores below the least are raised to it.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    unsafe fn add<T: Narrow, const RAISED: bool>(
+        &mut self,
+        scores: &[T; BLOCK],
+        allowed: u64,
+        maxima: &mut [f32; LANES],
+    ) {
+        // SAFETY: the last load starts at BLOCK - COUNT, the last store at LANES - COUNT.
+        unsafe {
+            prefetch::<T, L>(scores);
+            let mut lane = 0;
+            while lane < LANES {
+                let mut x = load_lanes::<T, L>(scores, lane, allowed);
+                let top = x[0].max(x[1]).max(x[2].max(x[3]));
+                top.store(maxima.as_mut_ptr().add(lane));
+                let column = lane / L::COUNT;
+                self.best[column] = self.best[column].max(top);
+                if RAISED {
+                    // In this order, what is no number stays none.
+                    x = [
+                        self.least.max(x[0]),
+                        self.least.max(x[1]),
+                        self.least.max(x[2]),
+                        self.least.max(x[3]),
+                    ];
+                } else {
+                    let pairs = [x[0].larger_bits(x[1]), x[2].larger_bits(x[3])];
+                    self.lowest = self.lowest.larger_bits(pairs[0].larger_bits(pairs[1]));
+                }
+                let e = [
+                    self.powers.terms(x[0], self.rounder),
+                    self.powers.terms(x[1], self.rounder),
+                    self.powers.terms(x[2], self.rounder),
+                    self.powers.terms(x[3], self.rounder),
+                ];
+                self.sums[column] = self.sums[column].plus(e[0].plus(e[1]).plus(e[2].plus(e[3])));
+                lane += L::COUNT;
+            }
+        }
+    }
+
+    /// Leaves the largest scores, lane by lane; the largest of them, and the sum.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    unsafe fn finish(&self, tops: &mut [f32; LANES]) -> (f32, f64) {
+        // SAFETY: the last store starts at LANES - COUNT.
+        unsafe {
+            let (mut lane, mut top) = (0, self.best[0]);
+            while lane < LANES {
+                self.best[lane / L::COUNT].store(tops.as_mut_ptr().add(lane));
+                top = top.max(self.best[lane / L::COUNT]);
+                lane += L::COUNT;
+            }
+            (top.reduce_max(), folded(&self.sums))
+        }
+    }
+}
