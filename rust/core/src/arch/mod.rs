@@ -15,6 +15,7 @@ mod row_max;
 mod scalar;
 mod select;
 mod sums;
+mod write;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -24,8 +25,9 @@ pub use maxima::block_maxima;
 pub(crate) use maxima::{collect_above, collect_between};
 pub(crate) use moments::moments;
 pub use row_max::row_max;
-pub(crate) use select::{count_from, mass_from, sample_below, terms_of};
+pub(crate) use select::{count_from, mass_from, sample_below, term_of, terms_of};
 pub(crate) use sums::{LANES, SUM_BLOCK, Sweep, block_sums, block_terms, sweep};
+pub(crate) use write::{Columns, Density, write_columns};
 
 /// Tokens of a block.
 pub(crate) const BLOCK: usize = 64;

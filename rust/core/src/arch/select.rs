@@ -18,6 +18,17 @@ pub(crate) fn terms_of(level: Level, exponential: &Exponential, values: &[f32], 
     });
 }
 
+/// The term of one value, the same bits.
+pub(crate) fn term_of(exponential: &Exponential, value: f32) -> f32 {
+    let mut term = [0.0];
+    Level::SCALAR.run(TermsOf {
+        exponential,
+        values: &[value],
+        terms: &mut term,
+    });
+    term[0]
+}
+
 /// Sets `values` to the scores of one group of 64 in each block, -inf where a token is forbidden or has a score of at least
 /// `below`, or where the group has none. f64 rows have none.
 pub(crate) fn sample_below(
