@@ -6,7 +6,7 @@ use crate::arch::Level;
 use crate::par::Scratch;
 use crate::plan::Plan;
 use crate::row::Row;
-use crate::solve::{Ready, prepare_draw};
+use crate::solve::{Ready, Solved, prepare_draw};
 use crate::status::Status;
 
 /// Solves a row as far as draws need, and draws one token into each place of `out_tokens`, and its log-probability into
@@ -46,7 +46,7 @@ pub fn draw_tokens(
             let mut spread = Masses::new(*row, level, (exponential, cut), sums, softmax);
             return each(&mut |r| spread.draw(r));
         }
-        Ok(Ready::Solved(status)) if status.is_solved() => {
+        Ok(Ready::Solved(solved)) if solved.status.is_solved() => {
             let (face, q, log_q) = (workspace.face(), workspace.q(), workspace.log_q());
             draw_row(
                 face,
@@ -59,9 +59,9 @@ pub fn draw_tokens(
                 out_log_probs,
                 masses,
             );
-            return status;
+            return solved.status;
         }
-        Ok(Ready::Solved(status)) | Err(status) => {
+        Ok(Ready::Solved(Solved { status, .. })) | Err(status) => {
             out_tokens.fill(-1);
             out_log_probs.fill(f64::NAN);
             status
