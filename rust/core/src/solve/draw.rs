@@ -26,7 +26,7 @@ use crate::support::cut::{self, Cut, CutScratch, Measure};
 use crate::support::rank::kth_largest;
 
 /// More tokens than this are drawn from by their terms, in f32.
-const EXACT: usize = 128;
+pub(super) const EXACT: usize = 128;
 
 /// More tokens than this are not gathered, but left where they are.
 const GATHERED: usize = 1 << 13;
@@ -42,7 +42,7 @@ pub(crate) struct Reads {
     /// Of the fused sweep; after it, the sums of the terms that are drawn from.
     pub(crate) sweep: arch::Sweep,
     cut: CutScratch,
-    /// The largest score of the row.
+    /// The largest score of the row; not -0, which levels may tell from 0.
     pub(super) max: f64,
     /// What supports were measured on, with the sum of its terms, if any was summed.
     pub(super) measured: Option<(Exponential, f64)>,
@@ -190,7 +190,7 @@ fn from_maxima(
     } = &mut ws.reads;
     let summary = arch::block_maxima(level, row.scores, row.mask, maxima);
     summary.check()?;
-    *max = summary.max;
+    *max = summary.max + 0.0;
     if reach.first == 1 {
         let best = first_of(summary.max, row, maxima);
         ws.prepared.hold([best], [summary.max]);
@@ -294,7 +294,7 @@ fn from_sums(
         return Ok(None);
     };
     let z = sweep.sums.iter().sum();
-    (*reads_max, *reads_measured) = (max, Some((exponential, z)));
+    (*reads_max, *reads_measured) = (max + 0.0, Some((exponential, z)));
     let measure = Measure {
         row,
         level,

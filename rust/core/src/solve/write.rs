@@ -4,7 +4,7 @@
 //! the row (`arch::write_columns`) or, if it has few, into a row of zeros; of a sparse optimum the candidates are solved in f64
 //! and written likewise. Its scalars follow from a handful of sums. Everything else is solved whole.
 
-use super::draw::{Ready, shortcut, softmax_scale};
+use super::draw::{EXACT, Ready, shortcut, softmax_scale};
 use super::{Outcome, Solved, Term, Workspace, distribute, stats};
 use crate::arch::{self, Columns, Density, Exponential, Level};
 use crate::math;
@@ -117,7 +117,8 @@ pub fn solve_whole_into<F: Real>(
 
 /// Solves a row as fast as there is a way, and writes what is wanted. The same bits at every level. From rows of f32 and
 /// narrower, q is that of [`super::solve_row`] but for 3e-6 of it and 2^-40, and for tokens at the very end of a support that is about
-/// sums; log q but for 2e-6 and 2e-7 of it; the scalars but for 1e-5. From f64 it is that of `solve_row`, rounded.
+/// sums; log q but for 2e-6 and 2e-7 of it; the scalars but for 1e-5. From f64, and from rows of at
+/// most 128 tokens, it is that of `solve_row`, rounded.
 ///
 /// What the workspace holds afterwards is nobody's business.
 pub fn solve_into(
@@ -151,7 +152,7 @@ fn quickly(
     let scale = softmax_scale(plan);
     // Candidates of a sparse optimum may lack tokens that its supports keep.
     let face_is_known = scale.is_some() || plan.supports.is_empty() || wanted.face.is_none();
-    if matches!(row.scores, Scores::F64(_)) || !face_is_known {
+    if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known {
         return Ok(None);
     }
     let Some(ready) = shortcut(plan, row, level, ws)? else {
@@ -206,7 +207,7 @@ impl Writer<'_> {
                 let max = ws.reads.max;
                 let distances = || ws.face.x.iter().map(|x| x - max);
                 Some(Sums {
-                    depth: -math::max(ws.log_q().iter().copied()),
+                    depth: 0.0 - math::max(ws.log_q().iter().copied()),
                     mean: math::sum(distances().zip(ws.q()).map(|(d, q)| q * d)),
                     model: model.depth,
                     kept: math::sum(distances().map(|d| math::exp(d / self.plan.temperature - model.depth))),
