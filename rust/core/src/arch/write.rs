@@ -3,7 +3,7 @@
 use super::dispatch::{Kernel, narrow};
 use super::exp::{Constants, Exponential};
 use super::lanes::{ExpLanes, Narrow, f32_from};
-use super::maxima::{block_at_least, prefetch};
+use super::maxima::block_at_least;
 use super::sums::Groups;
 use super::{BLOCK, Level};
 use crate::row::{Mask, Scores};
@@ -41,7 +41,7 @@ impl Density {
 /// Where to write, one place a token.
 #[derive(Debug, Default)]
 pub(crate) struct Columns<'a> {
-    /// q; 0 where it is below the normal range of f32.
+    /// q; 0 where it is below 2^-114.
     pub(crate) probs: Option<&'a mut [f32]>,
     /// log q; -inf where it, or the distance to the best score, is beyond the range of f32.
     pub(crate) log_probs: Option<&'a mut [f32]>,
@@ -50,7 +50,7 @@ pub(crate) struct Columns<'a> {
 }
 
 /// Writes the columns of a row: 0, -inf and false for tokens that are forbidden or outside of the cut. q has the errors of the
-/// terms and of z, and 2^-23; log q an error of 1e-6 and 2^-24 of itself, and that of the depth. f64 rows have none.
+/// terms and of z, and 2^-22; log q an error of 1e-6 and 2^-24 of itself, and that of the depth. f64 rows have none.
 pub(crate) fn write_columns(
     level: Level,
     scores: Scores<'_>,
@@ -73,6 +73,7 @@ impl<T: Narrow> Kernel for Write<'_, T> {
 
     #[inline(always)]
     unsafe fn run<L: ExpLanes>(self) {
+        // From the end of the row, which was read last and is nearest.
         // SAFETY: the caller's.
         unsafe {
             let density = self.density;
@@ -86,11 +87,10 @@ impl<T: Narrow> Kernel for Write<'_, T> {
                     f64::from(f32_from(density.least).next_up()),
                 ),
             };
-            for (range, least) in [(0..turn, density.least), (turn..groups.count(), next)] {
+            for (range, least) in [(turn..groups.count(), next), (0..turn, density.least)] {
                 let writers = Writers::<L>::new(density, least);
-                for group in range {
+                for group in range.rev() {
                     let (scores, mut allowed) = groups.get(group);
-                    prefetch::<T, L>(scores);
                     if group == density.last as usize / BLOCK {
                         let behind = !(u64::MAX >> (BLOCK - 1 - density.last as usize % BLOCK));
                         allowed &= !behind | block_at_least(scores.as_ptr(), L::smallest_from(next));
@@ -187,7 +187,8 @@ impl<L: ExpLanes> Writers<L> {
 /// `term / z`.
 struct Probs<L: ExpLanes> {
     constants: Constants<L>,
-    inverse: L,
+    /// Whether scores need no shift, as nearly always.
+    fused: bool,
 }
 
 impl<L: ExpLanes> Probs<L> {
@@ -196,13 +197,13 @@ impl<L: ExpLanes> Probs<L> {
     /// The instruction set of `L` is present.
     #[inline(always)]
     unsafe fn new(density: &Density, least: f64) -> Self {
-        // Denormal products would take a hundred times as long where there are any.
-        let normal = density.max - (125.0 * std::f64::consts::LN_2 - density.depth) / density.scale;
+        let lowest = density.max - (114.0 * std::f64::consts::LN_2 - density.depth) / density.scale;
+        let exponential = density.exponential.from(least.max(lowest));
         // SAFETY: the caller's.
         unsafe {
             Probs {
-                constants: Constants::new(&density.exponential.from(least.max(normal))),
-                inverse: L::splat((1.0 / density.z) as f32),
+                constants: Constants::scaled(&exponential, 1.0 / density.z),
+                fused: exponential.is_fused(),
             }
         }
     }
@@ -213,12 +214,36 @@ impl<L: ExpLanes> Writer<L> for Probs<L> {
 
     #[inline(always)]
     unsafe fn write<T: Narrow>(&self, scores: &[T; BLOCK], allowed: u64, out: &mut [f32; BLOCK]) {
+        // SAFETY: passed on.
+        unsafe {
+            match self.fused {
+                true => self.write_terms::<T, true>(scores, allowed, out),
+                false => self.write_terms::<T, false>(scores, allowed, out),
+            }
+        }
+    }
+}
+
+impl<L: ExpLanes> Probs<L> {
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    unsafe fn write_terms<T: Narrow, const FUSED: bool>(
+        &self,
+        scores: &[T; BLOCK],
+        allowed: u64,
+        out: &mut [f32; BLOCK],
+    ) {
         // SAFETY: the caller's; the last load and the last store start at BLOCK - COUNT.
         unsafe {
             let mut lane = 0;
             while lane < BLOCK {
                 let x = load::<T, L>(scores, lane, allowed);
-                let q = self.constants.terms(x).times(self.inverse);
+                let q = match FUSED {
+                    true => self.constants.fused_terms(x),
+                    false => self.constants.terms(x),
+                };
                 q.store(out.as_mut_ptr().add(lane));
                 lane += L::COUNT;
             }

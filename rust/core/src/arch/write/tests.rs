@@ -94,7 +94,7 @@ fn check_token(
         return;
     }
     let (q, found) = (term / density.z, f64::from(probs[id]));
-    assert!((found - q).abs() <= 1.3e-7 * q + 2.0_f64.powi(-124), "{x}: {found} {q}");
+    assert!((found - q).abs() <= 2.4e-7 * q + 2.0_f64.powi(-113), "{x}: {found} {q}");
     let log_q = density.scale * (x - density.max) - density.depth;
     let found = f64::from(log_probs[id]);
     let lowest = log_q.min(x - density.max) / f64::from(f32::MAX);
