@@ -64,6 +64,20 @@ impl Prepared {
         });
     }
 
+    /// The same with the model distribution of the candidates, from the logarithm of its normaliser.
+    pub(crate) fn hold_with_model(
+        &mut self,
+        ids: impl IntoIterator<Item = u32>,
+        x: impl IntoIterator<Item = f64>,
+        temperature: f64,
+        log_z: f64,
+    ) {
+        self.hold(ids, x);
+        let Self { x, p, log_p, .. } = self;
+        log_p.extend(x.iter().map(|x| (x / temperature - log_z).max(FLOOR)));
+        p.extend(log_p.iter().map(|&log_p| math::exp(log_p)));
+    }
+
     /// The same from a function that appends them, and says whether it could.
     pub(crate) fn collect_with(&mut self, collect: impl FnOnce(&mut Vec<u32>, &mut Vec<f64>) -> bool) -> bool {
         let Self { ids, x, .. } = self;

@@ -54,6 +54,9 @@ pub(super) trait NarrowLanes: Lanes<Value = f32> {
     unsafe fn load_f32(from: *const f32) -> Self;
     unsafe fn load_f16(from: *const f16) -> Self;
     unsafe fn load_bf16(from: *const bf16) -> Self;
+
+    /// Of twice `COUNT` scores, those at even places and those at odd ones.
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [Self; 2];
 }
 
 /// What exponentials ask of lanes, besides. For safety see [`Lanes`].
@@ -66,6 +69,7 @@ pub(super) trait ExpLanes: NarrowLanes {
     unsafe fn plus(self, other: Self) -> Self;
     unsafe fn minus(self, other: Self) -> Self;
     unsafe fn times(self, other: Self) -> Self;
+    unsafe fn over(self, other: Self) -> Self;
 
     /// `self * factor + term`, rounded once.
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
@@ -75,6 +79,12 @@ pub(super) trait ExpLanes: NarrowLanes {
 
     /// For k the integer in the low bits of each lane, the entry `k % 16` of the table plus `k << 19`, wrapping.
     unsafe fn sixteenths(self, table: Self::Table) -> Self;
+
+    /// The larger bits of both, as unsigned integers: below zero, those of the lower score.
+    unsafe fn larger_bits(self, other: Self) -> Self;
+
+    /// Whether the bits of a lane, as an unsigned integer, are larger than `least`.
+    unsafe fn has_larger_bits(self, least: u32) -> bool;
 
     /// +0 where `x < least` or NaN, `self` elsewhere.
     unsafe fn zero_below(self, x: Self, least: Self) -> Self;
@@ -95,11 +105,38 @@ pub(super) trait Element<L: Lanes>: Copy + Default {
 }
 
 /// Scores that fit into f32.
+///
+/// Of the four parts of a group of 64 tokens, sixteen lanes each, part j has tokens 16j to 16j + 15: or what is quicker to load.
 pub(super) trait Narrow: Copy + Default + Into<f64> {
     /// # Safety
     ///
     /// That of [`Element::load`].
     unsafe fn load_narrow<L: NarrowLanes>(from: *const Self) -> L;
+
+    /// `COUNT` lanes of each part of a group, from a lane on.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set of `L` is present, 64 scores can be read, and `lane` is at most 16 - COUNT.
+    #[inline(always)]
+    unsafe fn load_parts<L: NarrowLanes>(group: *const Self, lane: usize) -> [L; 4] {
+        // SAFETY: the caller's.
+        unsafe {
+            let from = group.add(lane);
+            [
+                Self::load_narrow(from),
+                Self::load_narrow(from.add(16)),
+                Self::load_narrow(from.add(32)),
+                Self::load_narrow(from.add(48)),
+            ]
+        }
+    }
+
+    /// Bit i of each part: that of the token in lane i.
+    #[inline(always)]
+    fn parts(bits: u64) -> [u64; 4] {
+        [bits, bits >> 16, bits >> 32, bits >> 48]
+    }
 }
 
 impl<T: Narrow, L: NarrowLanes> Element<L> for T {
@@ -137,6 +174,32 @@ impl Narrow for bf16 {
         // SAFETY: passed on.
         unsafe { L::load_bf16(from) }
     }
+
+    /// Tokens at even places, and at odd ones, of either half: these are widened by one operation each.
+    #[inline(always)]
+    unsafe fn load_parts<L: NarrowLanes>(group: *const Self, lane: usize) -> [L; 4] {
+        // SAFETY: the caller's; the last load starts at 64 - 2 COUNT.
+        unsafe {
+            let [a, b] = L::load_bf16_pairs(group.add(2 * lane));
+            let [c, d] = L::load_bf16_pairs(group.add(32 + 2 * lane));
+            [a, b, c, d]
+        }
+    }
+
+    #[inline(always)]
+    fn parts(bits: u64) -> [u64; 4] {
+        [evens(bits), evens(bits >> 1), evens(bits >> 32), evens(bits >> 33)]
+    }
+}
+
+/// Bits 0, 2, .. 30, side by side.
+#[inline(always)]
+fn evens(bits: u64) -> u64 {
+    let mut bits = bits & 0x5555_5555;
+    for (shift, mask) in [(1, 0x3333_3333), (2, 0x0F0F_0F0F), (4, 0x00FF_00FF), (8, 0x0000_FFFF)] {
+        bits = (bits | bits >> shift) & mask;
+    }
+    bits
 }
 
 /// The smallest f32 not below `bound`.

@@ -65,7 +65,7 @@ impl<T: Narrow> Kernel for CollectAbove<'_, T> {
 }
 
 /// How far ahead of the block at hand to fetch, in bytes: hardware prefetchers stop at pages and start late.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 const CACHE_LINE: usize = 64;
 
 /// Asks for the block that comes `AHEAD` after one.

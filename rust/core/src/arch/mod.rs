@@ -6,6 +6,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod coverage;
 mod dispatch;
 mod exp;
 mod lanes;
@@ -20,6 +21,7 @@ mod write;
 mod x86_64;
 
 use crate::status::Status;
+pub(crate) use coverage::{Newton, tail_sums};
 pub(crate) use exp::Exponential;
 pub use maxima::block_maxima;
 pub(crate) use maxima::{collect_above, collect_between};

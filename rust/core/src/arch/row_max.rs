@@ -11,7 +11,7 @@ use crate::row::Scores;
 const ROUND: usize = 64;
 
 /// Bytes that the prefetch runs ahead.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 4096;
 
 /// The largest score of a row, -inf of an empty one; means nothing if there is a NaN.
 pub fn row_max(level: Level, scores: Scores<'_>) -> f64 {

@@ -98,6 +98,17 @@ impl NarrowLanes for Array<f32> {
         let scores = unsafe { from.cast::<[bf16; COUNT]>().read_unaligned() };
         Array(scores.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)))
     }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [Self; 2] {
+        // SAFETY: the caller's, sixteen scores.
+        let scores = unsafe { from.cast::<[bf16; 2 * COUNT]>().read_unaligned() };
+        let place = |i: usize| f32::from_bits(u32::from(scores[i].to_bits()) << 16);
+        [
+            Array(std::array::from_fn(|i| place(2 * i))),
+            Array(std::array::from_fn(|i| place(2 * i + 1))),
+        ]
+    }
 }
 
 impl Element<Array<f64>> for f64 {
@@ -155,6 +166,11 @@ impl ExpLanes for Array<f32> {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        Array(std::array::from_fn(|i| self.0[i] / other.0[i]))
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         Array(std::array::from_fn(|i| fused(self.0[i], factor.0[i], term.0[i])))
     }
@@ -168,6 +184,21 @@ impl ExpLanes for Array<f32> {
     unsafe fn sixteenths(self, table: [u32; 16]) -> Self {
         let power = |x: f32| table[(x.to_bits() & 15) as usize].wrapping_add(x.to_bits() << 19);
         Array(std::array::from_fn(|i| f32::from_bits(power(self.0[i]))))
+    }
+
+    #[inline(always)]
+    unsafe fn larger_bits(self, other: Self) -> Self {
+        Array(std::array::from_fn(|i| {
+            match self.0[i].to_bits() > other.0[i].to_bits() {
+                true => self.0[i],
+                false => other.0[i],
+            }
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn has_larger_bits(self, least: u32) -> bool {
+        self.0.iter().any(|x| x.to_bits() > least)
     }
 
     #[inline(always)]

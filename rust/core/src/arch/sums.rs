@@ -1,6 +1,6 @@
 //! Sums of exponentials over blocks, fused with the largest scores into one read of the row.
 //!
-//! Within a group of 64 tokens, lane i of sixteen takes tokens i, i + 16, i + 32 and i + 48, in pairs; a block adds its 16
+//! Within a group of 64 tokens, lane i of sixteen takes one of each part (see `Narrow`), in pairs; a block adds its 16
 //! groups lane by lane and folds the lanes in f64. That order is the same whatever the width of a register.
 
 use super::dispatch::{Kernel, narrow};
@@ -22,7 +22,7 @@ pub(crate) const LANES: usize = 16;
 /// What the fused sweep leaves of a row.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sweep {
-    /// The largest allowed scores of each group of 64 tokens, lane by lane: of tokens i, i + 16, i + 32, i + 48 for lane i.
+    /// The largest allowed scores of each group of 64 tokens, lane by lane: four tokens each.
     pub(crate) maxima: Vec<f32>,
     /// The same for each block of 1024 tokens.
     pub(crate) tops: Vec<f32>,
@@ -148,7 +148,7 @@ impl<'a, T: Copy + Default> Groups<'a, T> {
 
     /// The scores of several groups, if all of them are whole and nothing is masked.
     #[inline(always)]
-    fn plain(&self, range: std::ops::Range<usize>) -> Option<&[[T; BLOCK]]> {
+    pub(super) fn plain(&self, range: std::ops::Range<usize>) -> Option<&[[T; BLOCK]]> {
         self.whole.get(range).filter(|_| self.mask.is_none())
     }
 
@@ -179,7 +179,7 @@ impl<T: Narrow> Kernel for Fused<'_, T> {
         unsafe {
             let groups = Groups::new(self.scores, self.mask);
             let powers = Powers::<L>::new(self.octaves);
-            let (mut max, mut number) = (f32::NEG_INFINITY, true);
+            let (mut max, mut number, mut current) = (f32::NEG_INFINITY, true, 0.0);
             let Sweep {
                 maxima,
                 tops,
@@ -199,14 +199,15 @@ impl<T: Narrow> Kernel for Fused<'_, T> {
                 };
                 if max == f32::NEG_INFINITY {
                     // Nothing yet to refer to: look before.
-                    max = pass.largest();
+                    current = reference_of(self.octaves, pass.largest());
                 }
-                *reference = reference_of(self.octaves, max);
-                let (mut top, mut total) = pass.run(*reference, tops);
-                if f64::from(top) * f64::from(self.octaves) > f64::from(*reference) + MARGIN {
-                    *reference = reference_of(self.octaves, top);
-                    (top, total) = pass.run(*reference, tops);
+                // Kept as long as it serves: blocks need not wait for each other's maximum.
+                let (mut top, mut total) = pass.run(current, tops);
+                if f64::from(top) * f64::from(self.octaves) > f64::from(current) + MARGIN {
+                    current = reference_of(self.octaves, top);
+                    (top, total) = pass.run(current, tops);
                 }
+                *reference = current;
                 *sum = total;
                 number &= total.is_finite();
                 max = if top > max { top } else { max };
@@ -262,37 +263,28 @@ impl<T: Narrow, L: ExpLanes> Pass<'_, T, L> {
     /// As for `largest`.
     #[inline(always)]
     unsafe fn run(&mut self, reference: f32, tops: &mut [f32; LANES]) -> (f32, f64) {
-        // SAFETY: every store goes to LANES places, from LANES - COUNT at most.
+        let least = (reference - FLOOR) / self.octaves;
+        // SAFETY: the caller's.
         unsafe {
-            let mut totals = Totals {
-                powers: self.powers,
-                rounder: Powers::<L>::rounder(reference),
-                least: L::splat((reference - FLOOR) / self.octaves),
-                sums: [L::splat(0.0); LANES / 4],
-                best: [L::lowest(); LANES / 4],
-            };
+            // As a rule nothing is so low that it must be raised, which costs as much as a multiplication: look afterwards.
+            // The bits of scores below zero grow as they fall.
+            if let (Some(groups), true) = (self.groups.plain(self.range.clone()), least < 0.0) {
+                let mut totals = Totals::<L>::new(self.powers, reference, least);
+                let maxima = self.maxima.as_chunks_mut::<LANES>().0;
+                for (scores, maxima) in groups.iter().zip(maxima) {
+                    totals.add::<T, false>(scores, u64::MAX, maxima);
+                }
+                if !totals.lowest.has_larger_bits(least.to_bits()) {
+                    return totals.finish(tops);
+                }
+            }
+            let mut totals = Totals::<L>::new(self.powers, reference, least);
             let maxima = self.maxima.as_chunks_mut::<LANES>().0;
-            match self.groups.plain(self.range.clone()) {
-                // By itself, without a condition for each vector.
-                Some(groups) => {
-                    for (scores, maxima) in groups.iter().zip(maxima) {
-                        totals.add(scores, u64::MAX, maxima);
-                    }
-                }
-                None => {
-                    for (group, maxima) in self.range.clone().zip(maxima) {
-                        let (scores, allowed) = self.groups.get(group);
-                        totals.add(scores, allowed, maxima);
-                    }
-                }
+            for (group, maxima) in self.range.clone().zip(maxima) {
+                let (scores, allowed) = self.groups.get(group);
+                totals.add::<T, true>(scores, allowed, maxima);
             }
-            let (mut lane, mut top) = (0, totals.best[0]);
-            while lane < LANES {
-                totals.best[lane / L::COUNT].store(tops.as_mut_ptr().add(lane));
-                top = top.max(totals.best[lane / L::COUNT]);
-                lane += L::COUNT;
-            }
-            (top.reduce_max(), folded(&totals.sums))
+            totals.finish(tops)
         }
     }
 }
@@ -304,6 +296,8 @@ struct Totals<L: ExpLanes> {
     least: L,
     sums: [L; LANES / 4],
     best: [L; LANES / 4],
+    /// Of the bits of the lowest score.
+    lowest: L,
 }
 
 impl<L: ExpLanes> Totals<L> {
@@ -311,27 +305,82 @@ impl<L: ExpLanes> Totals<L> {
     ///
     /// The instruction set of `L` is present.
     #[inline(always)]
-    unsafe fn add<T: Narrow>(&mut self, scores: &[T; BLOCK], allowed: u64, maxima: &mut [f32; LANES]) {
+    unsafe fn new(powers: Powers<L>, reference: f32, least: f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            Totals {
+                powers,
+                rounder: Powers::<L>::rounder(reference),
+                least: L::splat(least),
+                sums: [L::splat(0.0); LANES / 4],
+                best: [L::lowest(); LANES / 4],
+                lowest: L::splat(0.0),
+            }
+        }
+    }
+
+    /// Adds a group; where `RAISED`, scores below the least are raised to it.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    unsafe fn add<T: Narrow, const RAISED: bool>(
+        &mut self,
+        scores: &[T; BLOCK],
+        allowed: u64,
+        maxima: &mut [f32; LANES],
+    ) {
         // SAFETY: the last load starts at BLOCK - COUNT, the last store at LANES - COUNT.
         unsafe {
             prefetch::<T, L>(scores);
             let mut lane = 0;
             while lane < LANES {
-                let [a, b, c, d] = load_lanes::<T, L>(scores, lane, allowed);
-                let top = a.max(b).max(c.max(d));
+                let mut x = load_lanes::<T, L>(scores, lane, allowed);
+                let top = x[0].max(x[1]).max(x[2].max(x[3]));
                 top.store(maxima.as_mut_ptr().add(lane));
                 let column = lane / L::COUNT;
                 self.best[column] = self.best[column].max(top);
-                // In this order, what is no number stays none.
+                if RAISED {
+                    // In this order, what is no number stays none.
+                    x = [
+                        self.least.max(x[0]),
+                        self.least.max(x[1]),
+                        self.least.max(x[2]),
+                        self.least.max(x[3]),
+                    ];
+                } else {
+                    let pairs = [x[0].larger_bits(x[1]), x[2].larger_bits(x[3])];
+                    self.lowest = self.lowest.larger_bits(pairs[0].larger_bits(pairs[1]));
+                }
                 let e = [
-                    self.powers.terms(self.least.max(a), self.rounder),
-                    self.powers.terms(self.least.max(b), self.rounder),
-                    self.powers.terms(self.least.max(c), self.rounder),
-                    self.powers.terms(self.least.max(d), self.rounder),
+                    self.powers.terms(x[0], self.rounder),
+                    self.powers.terms(x[1], self.rounder),
+                    self.powers.terms(x[2], self.rounder),
+                    self.powers.terms(x[3], self.rounder),
                 ];
                 self.sums[column] = self.sums[column].plus(e[0].plus(e[1]).plus(e[2].plus(e[3])));
                 lane += L::COUNT;
             }
+        }
+    }
+
+    /// Leaves the largest scores, lane by lane; the largest of them, and the sum.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    unsafe fn finish(&self, tops: &mut [f32; LANES]) -> (f32, f64) {
+        // SAFETY: the last store starts at LANES - COUNT.
+        unsafe {
+            let (mut lane, mut top) = (0, self.best[0]);
+            while lane < LANES {
+                self.best[lane / L::COUNT].store(tops.as_mut_ptr().add(lane));
+                top = top.max(self.best[lane / L::COUNT]);
+                lane += L::COUNT;
+            }
+            (top.reduce_max(), folded(&self.sums))
         }
     }
 }
@@ -345,23 +394,17 @@ impl<L: ExpLanes> Totals<L> {
 pub(super) unsafe fn load_lanes<T: Narrow, L: ExpLanes>(scores: &[T; BLOCK], lane: usize, allowed: u64) -> [L; 4] {
     // SAFETY: the caller's.
     unsafe {
-        let from = scores.as_ptr().add(lane);
-        let mut x = [
-            T::load_narrow::<L>(from),
-            T::load_narrow::<L>(from.add(LANES)),
-            T::load_narrow::<L>(from.add(2 * LANES)),
-            T::load_narrow::<L>(from.add(3 * LANES)),
-        ];
-        if allowed != u64::MAX {
-            let bits = allowed >> lane;
-            x = [
-                x[0].keep(bits),
-                x[1].keep(bits >> LANES),
-                x[2].keep(bits >> (2 * LANES)),
-                x[3].keep(bits >> (3 * LANES)),
-            ];
+        let x = T::load_parts::<L>(scores.as_ptr(), lane);
+        if allowed == u64::MAX {
+            return x;
         }
-        x
+        let bits = T::parts(allowed);
+        [
+            x[0].keep(bits[0] >> lane),
+            x[1].keep(bits[1] >> lane),
+            x[2].keep(bits[2] >> lane),
+            x[3].keep(bits[3] >> lane),
+        ]
     }
 }
 

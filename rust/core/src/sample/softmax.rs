@@ -2,35 +2,39 @@
 //!
 //! The terms `e_i` (see `arch`: the largest is within [0.7, 1.5]) of every 1024 tokens are summed already. A block has the integer
 //! mass `M_b = round(2^40 sum e)`, M is their sum, and the product r M of a 64-bit uniform points at a block and at a
-//! place inside. There the terms are computed once more, the same bits: a token has the mass `m_i = round(2^52 e_i)` of S in
+//! place inside. There the terms are computed once more, the same bits: a token has the mass `m_i = round(2^51 e_i)` of S in
 //! the block, and the place, scaled from M_b to S, falls on one. A block with mass has a sum of at least 2^-41, hence
 //! some e_i >= 2^-51, hence S > 0; no product exceeds 127 bits.
 //!
-//! Tokens below e_i = 2^-53 are never drawn, nor those of blocks without mass: an error of less than 2^-40 in q altogether for
+//! Tokens below e_i = 2^-52 are never drawn, nor those of blocks without mass: an error of less than 2^-40 in q altogether for
 //! each token. The others have relative errors of 9e-7 (e_i), 1e-6 (the sum over its block) and as much (the sum over all).
 
 use super::categorical::{Draw, rounded};
-use crate::arch::{self, Exponential, Level, SUM_BLOCK};
+use crate::arch::{self, BLOCK, Exponential, Level, SUM_BLOCK};
 use crate::math;
 use crate::row::Row;
+use crate::solve::Tail;
 use crate::support::candidates::Candidates;
 use crate::support::cut::Cut;
 
 const BLOCK_SCALE: f64 = (1_u64 << 40) as f64;
-const TOKEN_SCALE: f64 = (1_u64 << 52) as f64;
+const TOKEN_SCALE: f64 = (1_u64 << 51) as f64;
 /// For tokens that were gathered, of which there are fewer than 2^14.
 const GATHERED_SCALE: f64 = (1_u64 << 48) as f64;
+
+/// Groups of 64 tokens in a block.
+const GROUPS: usize = SUM_BLOCK / BLOCK;
 
 /// Scratch of these draws; no value survives a call.
 #[derive(Clone, Debug, Default)]
 pub struct SoftmaxScratch {
-    /// Cumulative masses of the blocks.
-    ends: Vec<u64>,
+    /// Cumulative masses of the blocks, or of gathered tokens.
+    pub(super) ends: Vec<u64>,
     /// Which of the opened blocks each block is.
     places: Vec<Option<u32>>,
-    /// Of the opened blocks, the terms of their tokens and cumulative masses.
+    /// Of the opened blocks, the terms of their tokens and the cumulative masses of groups of 64.
     terms: Vec<[f32; SUM_BLOCK]>,
-    token_ends: Vec<[u64; SUM_BLOCK]>,
+    group_ends: Vec<[u64; GROUPS]>,
     /// Of gathered tokens.
     gathered: Vec<f32>,
 }
@@ -52,17 +56,22 @@ impl<'a> Gathered<'a> {
     ) -> Self {
         let SoftmaxScratch { gathered, ends, .. } = scratch;
         arch::terms_of(level, exponential, &candidates.values, gathered);
+        Self::weighed(&candidates.ids, gathered, ends)
+    }
+
+    /// From terms that are there already.
+    pub(super) fn weighed(ids: &'a [u32], terms: &'a [f32], ends: &'a mut Vec<u64>) -> Self {
         let mut total = 0;
         ends.clear();
-        ends.extend(gathered.iter().map(|&term| {
+        ends.extend(terms.iter().map(|&term| {
             total += rounded(f64::from(term) * GATHERED_SCALE);
             total
         }));
         Gathered {
-            ids: &candidates.ids,
-            terms: gathered,
+            ids,
+            terms,
             ends,
-            z: gathered.iter().map(|&term| f64::from(term)).sum(),
+            z: terms.iter().map(|&term| f64::from(term)).sum(),
         }
     }
 
@@ -78,12 +87,26 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// The distribution over the tokens of a cut.
+/// `round(2^51 term)`, ties to even, for terms below 2: the sum with 2^52 has no other place for it than its low bits.
+fn token_mass(term: f32) -> u64 {
+    const INTEGERS: f64 = (1_u64 << 52) as f64;
+    (f64::from(term) * TOKEN_SCALE + INTEGERS).to_bits() - INTEGERS.to_bits()
+}
+
+/// What the terms of a block are.
+#[derive(Clone, Copy)]
+pub(super) enum Law<'a> {
+    /// Exponentials, of the tokens of a cut.
+    Cut(Exponential, Cut),
+    /// Probabilities: a series in exponentials, but for the tokens gathered.
+    Tailed(Tail, &'a Candidates),
+}
+
+/// The distribution over the tokens of a row.
 pub(super) struct Masses<'a> {
     row: Row<'a>,
     level: Level,
-    exponential: Exponential,
-    cut: Cut,
+    law: Law<'a>,
     /// Sum of all terms.
     z: f64,
     total: u64,
@@ -93,17 +116,11 @@ pub(super) struct Masses<'a> {
 impl<'a> Masses<'a> {
     /// The sums are those of the terms of every block, forbidden tokens and those that the cut drops adding nothing that
     /// matters.
-    pub(super) fn new(
-        row: Row<'a>,
-        level: Level,
-        (exponential, cut): (Exponential, Cut),
-        sums: &[f64],
-        scratch: &'a mut SoftmaxScratch,
-    ) -> Self {
+    pub(super) fn new(row: Row<'a>, level: Level, law: Law<'a>, sums: &[f64], scratch: &'a mut SoftmaxScratch) -> Self {
         scratch.places.clear();
         scratch.places.resize(sums.len(), None);
         scratch.terms.clear();
-        scratch.token_ends.clear();
+        scratch.group_ends.clear();
         let mut total = 0;
         scratch.ends.clear();
         scratch.ends.extend(sums.iter().map(|sum| {
@@ -113,8 +130,7 @@ impl<'a> Masses<'a> {
         Masses {
             row,
             level,
-            exponential,
-            cut,
+            law,
             z: sums.iter().sum(),
             total,
             scratch,
@@ -124,13 +140,27 @@ impl<'a> Masses<'a> {
     /// The terms of a block.
     fn terms(&self, block: usize, terms: &mut [f32; SUM_BLOCK]) {
         let Row { scores, mask, .. } = self.row;
-        arch::block_terms(self.level, scores, mask, &self.exponential, block, terms);
-        // Ties at the end of the cut.
-        if (block + 1) * SUM_BLOCK > self.cut.last as usize {
-            for (offset, term) in terms.iter_mut().enumerate() {
-                let id = block * SUM_BLOCK + offset;
-                if *term > 0.0 && !self.cut.keeps(scores.at(id), id as u32) {
-                    *term = 0.0;
+        let (Law::Cut(exponential, _) | Law::Tailed(Tail { exponential, .. }, _)) = &self.law;
+        arch::block_terms(self.level, scores, mask, exponential, block, terms);
+        let start = block * SUM_BLOCK;
+        match self.law {
+            // Ties at the end of the cut.
+            Law::Cut(_, cut) if start + SUM_BLOCK > cut.last as usize => {
+                for (id, term) in (start..).zip(terms).filter(|(_, term)| **term > 0.0) {
+                    if !cut.keeps(scores.at(id), id as u32) {
+                        *term = 0.0;
+                    }
+                }
+            }
+            Law::Cut(..) => {}
+            Law::Tailed(tail, head) => {
+                terms.iter_mut().for_each(|term| *term = tail.q(*term));
+                let from = head.ids.partition_point(|&id| (id as usize) < start);
+                for (&id, &q) in head.ids[from..].iter().zip(&head.terms[from..]) {
+                    match terms.get_mut(id as usize - start) {
+                        Some(term) => *term = q,
+                        None => break,
+                    }
                 }
             }
         }
@@ -147,14 +177,22 @@ impl<'a> Masses<'a> {
         // Of `mass << 64`; as a fraction of it, 51 of these bits are dropped.
         let inside = product - (u128::from(start) << 64);
         let place = self.open(block);
-        let token_ends = &self.scratch.token_ends[place];
-        let sum = token_ends[SUM_BLOCK - 1];
+        let (terms, group_ends) = (&self.scratch.terms[place], &self.scratch.group_ends[place]);
+        let sum = group_ends[GROUPS - 1];
         let target = ((inside >> 51) * u128::from(sum) / (u128::from(mass) << 13)) as u64;
-        let offset = token_ends.partition_point(|&end| end <= target);
-        let term = f64::from(self.scratch.terms[place][offset]);
+        let group = group_ends.partition_point(|&end| end <= target);
+        let mut offset = group * BLOCK;
+        let mut end = if group == 0 { 0 } else { group_ends[group - 1] };
+        loop {
+            end += token_mass(terms[offset]);
+            if end > target {
+                break;
+            }
+            offset += 1;
+        }
         Draw {
             token: (block * SUM_BLOCK + offset) as i64,
-            log_prob: math::ln(term / self.z),
+            log_prob: math::ln(f64::from(terms[offset]) / self.z),
         }
     }
 
@@ -165,16 +203,16 @@ impl<'a> Masses<'a> {
         }
         let mut terms = [0.0; SUM_BLOCK];
         self.terms(block, &mut terms);
-        let mut ends = [0; SUM_BLOCK];
         let mut total = 0;
-        for (end, &term) in ends.iter_mut().zip(&terms) {
-            total += rounded(f64::from(term) * TOKEN_SCALE);
+        let mut ends = [0; GROUPS];
+        for (end, terms) in ends.iter_mut().zip(terms.as_chunks::<BLOCK>().0) {
+            total += terms.iter().map(|&term| token_mass(term)).sum::<u64>();
             *end = total;
         }
         let place = self.scratch.terms.len();
         self.scratch.places[block] = Some(place as u32);
         self.scratch.terms.push(terms);
-        self.scratch.token_ends.push(ends);
+        self.scratch.group_ends.push(ends);
         place
     }
 }

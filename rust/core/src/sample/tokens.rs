@@ -1,7 +1,7 @@
 //! From a row straight to tokens.
 
 use super::categorical::{Coupling, Draw, draw_each, draw_row};
-use super::softmax::{Gathered, Masses};
+use super::softmax::{Gathered, Law, Masses};
 use crate::arch::Level;
 use crate::par::Scratch;
 use crate::plan::Plan;
@@ -39,12 +39,22 @@ pub fn draw_tokens(
         Ok(Ready::Gathered(exponential)) => {
             let candidates = workspace.reads.candidates();
             let gathered = Gathered::new(level, &exponential, candidates, softmax);
-            return each(&mut |r| gathered.draw(r));
+            each(&mut |r| gathered.draw(r))
+        }
+        Ok(Ready::Weighed) => {
+            let candidates = workspace.reads.candidates();
+            let gathered = Gathered::weighed(&candidates.ids, &candidates.terms, &mut softmax.ends);
+            each(&mut |r| gathered.draw(r))
+        }
+        Ok(Ready::Tailed(tail)) => {
+            let head = workspace.reads.candidates();
+            let mut masses = Masses::new(*row, level, Law::Tailed(tail, head), &head.sums, softmax);
+            each(&mut |r| masses.draw(r))
         }
         Ok(Ready::Spread(exponential, cut)) => {
             let sums = &workspace.reads.sweep.sums;
-            let mut spread = Masses::new(*row, level, (exponential, cut), sums, softmax);
-            return each(&mut |r| spread.draw(r));
+            let mut spread = Masses::new(*row, level, Law::Cut(exponential, cut), sums, softmax);
+            each(&mut |r| spread.draw(r))
         }
         Ok(Ready::Solved(solved)) if solved.status.is_solved() => {
             let (face, q, log_q) = (workspace.face(), workspace.q(), workspace.log_q());
@@ -59,7 +69,7 @@ pub fn draw_tokens(
                 out_log_probs,
                 masses,
             );
-            return solved.status;
+            solved.status
         }
         Ok(Ready::Solved(Solved { status, .. })) | Err(status) => {
             out_tokens.fill(-1);

@@ -15,6 +15,7 @@
 //! Where a rule is about sums, these come from the same read, and the face is a cut of the order (`support::cut`). A softmax
 //! over many tokens is not solved at all: it is drawn from by its terms (`sample`).
 
+use super::cover::{Tail, from_coverage};
 use super::{Solved, Term, Workspace, dispatch, distribute};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
@@ -29,10 +30,10 @@ use crate::support::rank::kth_largest;
 pub(super) const EXACT: usize = 128;
 
 /// More tokens than this are not gathered, but left where they are.
-const GATHERED: usize = 1 << 13;
+pub(super) const GATHERED: usize = 1 << 13;
 
 /// Rows longer than this might overflow the sums of masses.
-const LONGEST: usize = 1 << 22;
+pub(super) const LONGEST: usize = 1 << 22;
 
 /// Scratch of the reads of a row.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +42,10 @@ pub(crate) struct Reads {
     selection: Vec<f64>,
     /// Of the fused sweep; after it, the sums of the terms that are drawn from.
     pub(crate) sweep: arch::Sweep,
-    cut: CutScratch,
+    pub(super) cut: CutScratch,
+    /// Of Best-of-K.
+    pub(super) newton: arch::Newton,
+    pub(super) squares: Vec<f64>,
     /// The largest score of the row; not -0, which levels may tell from 0.
     pub(super) max: f64,
     /// What supports were measured on, with the sum of its terms, if any was summed.
@@ -66,6 +70,10 @@ pub(crate) enum Ready {
     Solved(Solved),
     /// `q ~ term` over the candidates in [`Reads`].
     Gathered(Exponential),
+    /// q are the terms of the candidates in [`Reads`].
+    Weighed,
+    /// q are the terms of the candidates in [`Reads`], and a series below them; its sums over blocks are there, too.
+    Tailed(Tail),
     /// `q ~ term` over the tokens of a cut, whose terms are summed in [`Reads`] if there are no ties at its end to drop.
     Spread(Exponential, Cut),
 }
@@ -87,13 +95,17 @@ pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspa
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
-    match shortcut(plan, row, level, ws)? {
+    let ready = match shortcut(plan, row, level, ws)? {
+        Some(ready) => Some(ready),
+        None => from_coverage(plan, row, level, ws)?,
+    };
+    match ready {
         Some(ready) => Ok(ready),
         None => distribute(plan, row, ws).map(|(_, solved)| Ready::Solved(solved)),
     }
 }
 
-/// The ways that look at no more than some tokens one by one, if there is one.
+/// The ways that look at no more than some tokens one by one, if the plan is no Best-of-K and there is one.
 pub(super) fn shortcut(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Option<Ready>, Status> {
     ws.reads.measured = None;
     match reach(plan) {

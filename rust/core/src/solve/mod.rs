@@ -1,6 +1,7 @@
 //! From a plan and a row to the optimum: the driver and its scratch memory.
 
 mod argmax;
+mod cover;
 mod coverage;
 mod draw;
 mod face;
@@ -21,6 +22,7 @@ use crate::prepare::Prepared;
 use crate::row::Row;
 use crate::status::Status;
 use crate::support::{self, rank::Ranked};
+pub(crate) use cover::Tail;
 use draw::Reads;
 pub use draw::solve_for_draw;
 pub(crate) use draw::{Ready, prepare_draw};

@@ -164,7 +164,7 @@ fn quickly(
         (Ready::Solved(_), Some(scale)) => writer.few(scale, wanted, ws),
         (Ready::Gathered(exponential), Some(scale)) => writer.gathered(&exponential, scale, wanted, ws),
         (Ready::Spread(exponential, cut), Some(scale)) => writer.spread(exponential, cut, scale, wanted, ws),
-        (_, None) => None,
+        (Ready::Weighed | Ready::Tailed(_), _) | (_, None) => None,
     })
 }
 

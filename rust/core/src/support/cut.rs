@@ -168,12 +168,13 @@ impl Measure<'_> {
         (self.log_best() - least > 1e-5).then(|| self.probability(least + math::ln_1p(-1e-6)))
     }
 
-    fn log_z(&self) -> f64 {
+    /// The logarithm of the normaliser of p, for scores as they are.
+    pub(crate) fn log_z(&self) -> f64 {
         math::ln(self.z) + self.exponential.offset()
     }
 
     /// `log p` of the best token.
-    fn log_best(&self) -> f64 {
+    pub(crate) fn log_best(&self) -> f64 {
         self.exponential.scale() * self.max - self.log_z()
     }
 

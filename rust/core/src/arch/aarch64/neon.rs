@@ -107,6 +107,17 @@ impl NarrowLanes for Neon {
             )))))
         }
     }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [Self; 2] {
+        // SAFETY: as above, eight scores.
+        unsafe {
+            let pairs = vreinterpretq_u32_u16(vld1q_u16(from.cast()));
+            let odd = vandq_u32(pairs, vdupq_n_u32(0xFFFF_0000));
+            let even = vshlq_n_u32::<16>(pairs);
+            [Neon(vreinterpretq_f32_u32(even)), Neon(vreinterpretq_f32_u32(odd))]
+        }
+    }
 }
 
 impl ExpLanes for Neon {
@@ -151,6 +162,12 @@ impl ExpLanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Neon(unsafe { vdivq_f32(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: as above.
         Neon(unsafe { vfmaq_f32(term.0, self.0, factor.0) })
@@ -173,6 +190,21 @@ impl ExpLanes for Neon {
             let entry = vreinterpretq_u32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(bytes)));
             Neon(vreinterpretq_f32_u32(vaddq_u32(entry, vshlq_n_u32::<19>(k))))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn larger_bits(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bits = vmaxq_u32(vreinterpretq_u32_f32(self.0), vreinterpretq_u32_f32(other.0));
+            Neon(vreinterpretq_f32_u32(bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn has_larger_bits(self, least: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { vmaxvq_u32(vreinterpretq_u32_f32(self.0)) > least }
     }
 
     #[inline(always)]

@@ -66,7 +66,13 @@ fn check_sweep(scores: Scores<'_>, x: &[f64], mask: Option<Mask<'_>>, scale: f64
         ids.filter(allowed)
             .fold(f32::NEG_INFINITY, |max, id| max.max(x[id] as f32))
     };
-    let strided = |start: usize, lane: usize, count: usize| (0..count / LANES).map(move |j| start + lane + LANES * j);
+    let brain = matches!(scores, Scores::Bf16(_));
+    let strided = |start: usize, lane: usize, count: usize| {
+        (0..count / LANES).map(move |j| match brain {
+            true => start + 2 * lane + j % 2 + 2 * LANES * (j / 2),
+            false => start + lane + LANES * j,
+        })
+    };
     let maxima = |count: usize| -> Vec<f32> {
         let starts = (0..x.len()).step_by(count);
         starts

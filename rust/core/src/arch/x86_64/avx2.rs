@@ -107,6 +107,17 @@ impl NarrowLanes for Avx2 {
             Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
         }
     }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [Self; 2] {
+        // SAFETY: as above, sixteen scores.
+        unsafe {
+            let pairs = _mm256_loadu_si256(from.cast());
+            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+            let even = _mm256_slli_epi32::<16>(pairs);
+            [Avx2(_mm256_castsi256_ps(even)), Avx2(_mm256_castsi256_ps(odd))]
+        }
+    }
 }
 
 impl ExpLanes for Avx2 {
@@ -144,6 +155,12 @@ impl ExpLanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx2(unsafe { _mm256_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: as above.
         Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
@@ -165,6 +182,25 @@ impl ExpLanes for Avx2 {
             let [low, high] = [_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k)];
             let entry = _mm256_castps_si256(_mm256_blendv_ps(low, high, half));
             Avx2(_mm256_castsi256_ps(_mm256_add_epi32(entry, _mm256_slli_epi32::<19>(k))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn larger_bits(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm256_max_epu32(_mm256_castps_si256(self.0), _mm256_castps_si256(other.0));
+            Avx2(_mm256_castsi256_ps(bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn has_larger_bits(self, least: u32) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let (bits, least) = (_mm256_castps_si256(self.0), _mm256_set1_epi32(least as i32));
+            let none = _mm256_cmpeq_epi32(_mm256_max_epu32(bits, least), least);
+            _mm256_movemask_ps(_mm256_castsi256_ps(none)) != 0xFF
         }
     }
 

@@ -95,6 +95,17 @@ impl NarrowLanes for Avx512 {
             Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)))
         }
     }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [Self; 2] {
+        // SAFETY: as above, thirty-two scores.
+        unsafe {
+            let pairs = _mm512_loadu_si512(from.cast());
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+            let even = _mm512_slli_epi32::<16>(pairs);
+            [Avx512(_mm512_castsi512_ps(even)), Avx512(_mm512_castsi512_ps(odd))]
+        }
+    }
 }
 
 impl ExpLanes for Avx512 {
@@ -131,6 +142,12 @@ impl ExpLanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn over(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Avx512(unsafe { _mm512_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
         // SAFETY: as above.
         Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
@@ -151,6 +168,21 @@ impl ExpLanes for Avx512 {
             let entry = _mm512_permutexvar_epi32(k, table);
             Avx512(_mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32::<19>(k))))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn larger_bits(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm512_max_epu32(_mm512_castps_si512(self.0), _mm512_castps_si512(other.0));
+            Avx512(_mm512_castsi512_ps(bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn has_larger_bits(self, least: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { _mm512_cmpgt_epu32_mask(_mm512_castps_si512(self.0), _mm512_set1_epi32(least as i32)) != 0 }
     }
 
     #[inline(always)]

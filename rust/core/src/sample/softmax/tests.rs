@@ -16,7 +16,7 @@ fn masses<'a>(x: &'a [f32], scale: f64, level: Level, scratch: &'a mut SoftmaxSc
     let exponential = Exponential::new(scale, max.into()).expect("ordinary numbers");
     let mut sums = vec![];
     arch::block_sums(level, Scores::F32(x), None, &exponential, &mut sums);
-    Masses::new(row(x), level, (exponential, Cut::ALL), &sums, scratch)
+    Masses::new(row(x), level, Law::Cut(exponential, Cut::ALL), &sums, scratch)
 }
 
 /// Normal noise, or nearly.
@@ -36,14 +36,9 @@ fn law(masses: &mut Masses<'_>, length: usize) -> Vec<f64> {
         let mass = (end - below) as f64 / masses.total as f64;
         below = end;
         let place = masses.open(block);
-        let ends = &masses.scratch.token_ends[place];
-        let sum = ends[SUM_BLOCK - 1] as f64;
+        let sum = masses.scratch.group_ends[place][GROUPS - 1] as f64;
         assert!(mass == 0.0 || sum > 0.0);
-        let tokens = ends.iter().scan(0, |below, &end| {
-            let mass = end - *below;
-            *below = end;
-            Some(mass)
-        });
+        let tokens = masses.scratch.terms[place].iter().map(|&term| token_mass(term));
         q.extend(tokens.map(|token| if mass > 0.0 { token as f64 / sum * mass } else { 0.0 }));
     }
     q.truncate(length);

@@ -1,0 +1,159 @@
+//! Draws by Best-of-K: the distribution of `solve_row`, and the same tokens at every level.
+
+mod common;
+
+use common::*;
+use half::bf16;
+use optdecode_core::Level;
+use optdecode_core::par::Scratch;
+use optdecode_core::plan::*;
+use optdecode_core::row::{Mask, Row, Scores};
+use optdecode_core::sample::{Coupling, draw_tokens};
+use proptest::prelude::*;
+
+const DRAWS: usize = 300;
+
+/// One row under one plan: draws in bits, and their log-probabilities against the exact ones.
+fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
+    let exact = solve(plan, row);
+    let mut first: Option<(Vec<i64>, Vec<u64>)> = None;
+    for level in Level::available() {
+        let (mut tokens, mut log_probs) = (vec![-7; DRAWS], vec![7.0; DRAWS]);
+        let (tokens_out, log_probs_out) = (&mut tokens[..], &mut log_probs[..]);
+        let coupling = Coupling::Systematic;
+        let status = draw_tokens(plan, row, level, 3, 9, coupling, tokens_out, log_probs_out, scratch);
+        assert_eq!(status.is_solved(), exact.outcome.status.is_solved(), "{plan:?}");
+        if !status.is_solved() {
+            assert!(tokens.iter().all(|&token| token == -1));
+            continue;
+        }
+        for (&token, &log_prob) in tokens.iter().zip(&log_probs) {
+            let error = (log_prob - exact.log_q[token as usize]).abs();
+            assert!(error <= 1e-5, "{level:?} {plan:?}: {token} {log_prob} {error}");
+        }
+        let bits = log_probs.iter().map(|log_prob| log_prob.to_bits()).collect();
+        let drawn = (tokens, bits);
+        match &first {
+            Some(first) => assert!(*first == drawn, "{level:?} {plan:?}"),
+            None => {
+                check_counts(&drawn.0, &exact.q);
+                first = Some(drawn);
+            }
+        }
+    }
+}
+
+/// Systematic draws of a token number n q, give or take one; rounding of the bounds may add one more.
+fn check_counts(tokens: &[i64], q: &[f64]) {
+    let mut counts = std::collections::HashMap::new();
+    tokens
+        .iter()
+        .for_each(|&token| *counts.entry(token as usize).or_insert(0) += 1);
+    for (id, &q) in q.iter().enumerate().filter(|(_, q)| **q > 1e-3) {
+        let count = f64::from(*counts.get(&id).unwrap_or(&0));
+        assert!((count - q * tokens.len() as f64).abs() <= 2.0, "{id} {q} {count}");
+    }
+}
+
+fn plans() -> Vec<Plan> {
+    let mut plans = vec![];
+    for weights in [Weights::Model, Weights::Uniform] {
+        for (lam, beta_bar, budget) in [
+            (0.2, 0.004, 8),
+            (0.2, 0.004, 4),
+            (0.2, 0.004, 64),
+            (1.0, 0.5, 8),
+            (1.0, 0.5, 2),
+            (1.0, 1.0, 3),
+            (0.3, 3.0, 64),
+            (0.05, 0.0, 8),
+            (2.0, 0.02, 10_000),
+            (1.0, 0.5, 1),
+        ] {
+            plans.push(coverage(lam, beta_bar, budget, weights.clone()));
+        }
+    }
+    let rules = [Rule::TopK(20), Rule::TopP(0.9), Rule::MinP(1e-3), Rule::Epsilon(1e-3)];
+    for i in 0..plans.len() {
+        let supports = rules.iter().skip(i % 4).step_by(2);
+        plans.push(Plan {
+            temperature: [0.7, 1.5][i % 2],
+            score_weight: [1.0, 0.0, 0.4][i % 3],
+            raw_scores: i % 5 == 0,
+            supports: match i % 3 {
+                0 => supports.map(|&rule| Support { rule, raw: false }).collect(),
+                _ => vec![],
+            },
+            ..plans[i].clone()
+        });
+    }
+    plans
+}
+
+fn check_widths(plans: &[Plan], x: &[f64], scratch: &mut Scratch) {
+    let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+    let brain: Vec<bf16> = x.iter().map(|&x| bf16::from_f64(x)).collect();
+    let flags: Vec<bool> = (0..x.len()).map(|i| i % 7 != 2).collect();
+    for (scores, mask) in [
+        (Scores::F32(&single), None),
+        (Scores::Bf16(&brain), Some(Mask::Flags(&flags))),
+    ] {
+        let row = Row {
+            scores,
+            mask,
+            ..row(&[])
+        };
+        plans.iter().for_each(|plan| check(plan, &row, scratch));
+    }
+}
+
+#[test]
+fn rows_of_many_kinds() {
+    let (mut scratch, mut rng) = (Scratch::default(), Rng(4));
+    for length in [1, 2, 17, 64, 1000, 1025, 4000] {
+        for spread in [0.0, 0.5, 3.0, 12.0] {
+            check_widths(&plans(), &rng.normals(length, spread), &mut scratch);
+        }
+    }
+}
+
+#[test]
+fn large_rows() {
+    let (mut scratch, mut rng) = (Scratch::default(), Rng(8));
+    let length = 15_000;
+    let flat = rng.normals(length, 0.5);
+    let mut peaked = flat.clone();
+    peaked[13_333] = 9.0;
+    let mut tail = rng.normals(length, 1.5);
+    (0..900).for_each(|rank| tail[(rank * 7919) % length] = 14.0 - 1.2 * (1.0 + rank as f64).ln());
+    let rounded = flat.iter().map(|x| (x * 4.0).round() / 4.0).collect();
+    for x in [flat, peaked, tail, rounded, vec![0.5; length]] {
+        check_widths(&plans()[..24], &x, &mut scratch);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_problem(
+        seed in any::<u64>(),
+        length in 1_usize..3000,
+        spread in -3.0..2.5_f64,
+        lam in -3.0..1.5_f64,
+        beta_bar in -6.0..2.0_f64,
+        budget in 2_u32..200,
+        uniform in any::<bool>(),
+        weight in 0.0..2.0_f64,
+        temperature in -1.0..1.0_f64,
+    ) {
+        let x = Rng(seed).normals(length, spread.exp());
+        let weights = if uniform { Weights::Uniform } else { Weights::Model };
+        let plan = Plan {
+            temperature: temperature.exp(),
+            score_weight: weight,
+            ..coverage(lam.exp(), beta_bar.exp(), budget, weights)
+        };
+        check_widths(&[plan], &x, &mut Scratch::default());
+    }
+}
