@@ -139,7 +139,7 @@ def time_draws(
 def time_solve(
     plan: Plan, logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int
 ) -> NDArray[np.uint64]:
-    """Time whole distributions, written into arrays that are there already; the rest is as in time_draws."""
+    """Time whole distributions, of which nothing but the probabilities is written; the rest is as in time_draws."""
 
 def time_row_max(logits: _Logits, dtype: str, start: int, count: int, batch: int, threads: int) -> NDArray[np.uint64]:
     """Time the largest score of a row, which is the cost of reading it; the rest is as in time_draws."""

@@ -31,7 +31,7 @@ class Entry:
     decoder : Decoder
         What is timed.
     whole : bool
-        The whole distribution is written, instead of a token drawn.
+        All probabilities are written, instead of a token drawn.
     short : bool
         Part of ``optdecode bench`` too.
     """

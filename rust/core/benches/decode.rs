@@ -1,7 +1,8 @@
 //! Draws and the kernels under them, V = 151,936, on rows that are cold: `cargo bench`, medians, about a minute.
 //!
 //! The floor `row_max` does nothing but read a row, on the best level; the figures to look at are ratios to it. `whole` is a
-//! draw by way of `solve_row`, from the whole distribution in f64. Every draw is checked against that one.
+//! draw by way of `solve_row`, from the whole distribution in f64. Every draw is checked against that one. `written` are all
+//! probabilities of a softmax.
 #![allow(missing_docs)]
 
 use std::cell::Cell;
@@ -15,6 +16,7 @@ use optdecode_core::arch::{block_maxima, row_max};
 use optdecode_core::par::Scratch;
 use optdecode_core::plan::{Anchor, Objective, Plan, Rule, Support};
 use optdecode_core::sample::{Coupling, draw_row, draw_tokens};
+use optdecode_core::solve::{Wanted, solve_into};
 use optdecode_core::{Level, Row, row::Scores, solve_row};
 
 #[path = "../tests/common/mod.rs"]
@@ -134,6 +136,20 @@ fn width<T>(criterion: &mut Criterion, name: &str, rows: &Rows<T>, scores: impl 
         let mut maxima = Vec::new();
         kernels.bench_function(format!("block_maxima/{}", level.name()), |bencher| {
             bencher.iter(|| black_box(block_maxima(level, scores(rows.next()), None, &mut maxima)));
+        });
+    }
+    let [(_, softmax), ..] = decoders();
+    for level in Level::available() {
+        let (mut probs, mut scratch) = (vec![0.0; V], Scratch::default());
+        kernels.bench_function(format!("written/{}", level.name()), |bencher| {
+            bencher.iter(|| {
+                let mut wanted = Wanted {
+                    probs: Some(&mut probs),
+                    ..Wanted::default()
+                };
+                let row = row(scores(rows.next()));
+                black_box(solve_into(&softmax, &row, level, &mut wanted, &mut scratch.workspace))
+            });
         });
     }
     for (decoder, plan) in decoders() {

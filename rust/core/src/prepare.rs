@@ -91,6 +91,14 @@ impl Prepared {
         complete
     }
 
+    /// Sets `log_p` to the scores, which differ from it by a constant.
+    pub(crate) fn refer_to_scores(&mut self, temperature: f64) {
+        let top = self.x[self.best];
+        let scores = self.x.iter().map(|x| ((x - top) / temperature).max(FLOOR));
+        self.log_p.clear();
+        self.log_p.extend(scores);
+    }
+
     fn find_best(&self) -> usize {
         (1..self.x.len()).fold(0, |best, i| if self.x[i] > self.x[best] { i } else { best })
     }

@@ -123,6 +123,13 @@ fn plans() -> Vec<Plan> {
         of(Objective::Tsallis { lam: 1.0, alpha: 1.2 }, &[(Rule::TopP(0.9), true)]),
         of(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
     ]);
+    let anchored = Objective::AnchoredSoftmax { lam: 0.7 };
+    plans.extend([
+        of(anchored.clone(), &[]),
+        of(anchored.clone(), &[(Rule::TopK(60), false)]),
+        of(anchored.clone(), &[(Rule::TopK(700), false)]),
+        of(anchored, &[(Rule::TopP(0.9), false)]),
+    ]);
     for i in 0..plans.len() {
         let (temperature, score_weight) = [(0.7, 1.0), (1.8, 0.6), (0.8, 2.0)][i % 3];
         plans.push(Plan {

@@ -1,9 +1,11 @@
 //! `solve`: whole distributions.
 
 use numpy::{Element, PyArray1};
+use optdecode_core::Level;
 use optdecode_core::par::{self, Par, for_each_row};
 use optdecode_core::plan::Plan as CorePlan;
-use optdecode_core::solve::{Outcome, Workspace, solve_row};
+use optdecode_core::row::Row;
+use optdecode_core::solve::{Outcome, Wanted, Workspace, solve_into, solve_whole_into};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -27,14 +29,14 @@ pub(crate) fn solve<'py>(
     threads: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     guard(|| {
-        crate::level()?;
+        let level = crate::level()?;
         let arguments = Arguments::new(logits, dtype, mask, anchor, weights, budget)?;
         arguments.check_plan(&plan.plan, None)?;
         let par = choose_par(pool::count(threads)?, arguments.rows, arguments.vocabulary)?;
         if arguments.is_double() {
-            solve_as::<f64>(py, &plan.plan, &arguments, par)
+            solve_as::<f64>(py, &plan.plan, level, &arguments, par)
         } else {
-            solve_as::<f32>(py, &plan.plan, &arguments, par)
+            solve_as::<f32>(py, &plan.plan, level, &arguments, par)
         }
     })
 }
@@ -48,42 +50,52 @@ pub(crate) fn choose_par(threads: usize, rows: usize, vocabulary: usize) -> PyRe
 }
 
 /// The float type of the probabilities that come back.
-pub(crate) trait Real: Element + Copy + Send {
-    fn rounded(x: f64) -> Self;
+pub(crate) trait Real: Element + Copy + Default + Send {
+    fn solve(
+        plan: &CorePlan,
+        row: &Row<'_>,
+        level: Level,
+        wanted: &mut Wanted<'_, Self>,
+        workspace: &mut Workspace,
+    ) -> Outcome;
 }
 
 impl Real for f64 {
-    fn rounded(x: f64) -> Self {
-        x
+    fn solve(
+        plan: &CorePlan,
+        row: &Row<'_>,
+        _level: Level,
+        wanted: &mut Wanted<'_, f64>,
+        workspace: &mut Workspace,
+    ) -> Outcome {
+        solve_whole_into(plan, row, wanted, workspace)
     }
 }
 
 impl Real for f32 {
-    fn rounded(x: f64) -> Self {
-        x as f32
+    fn solve(
+        plan: &CorePlan,
+        row: &Row<'_>,
+        level: Level,
+        wanted: &mut Wanted<'_, f32>,
+        workspace: &mut Workspace,
+    ) -> Outcome {
+        solve_into(plan, row, level, wanted, workspace)
     }
 }
 
-/// Where one row of results goes; vectors start zeroed.
-pub(crate) struct Job<'a, F> {
-    pub(crate) log_probs: &'a mut [F],
-    pub(crate) probs: &'a mut [F],
-    pub(crate) face: &'a mut [bool],
-    pub(crate) scalars: &'a mut [f64],
-    pub(crate) iterations: &'a mut u32,
-    pub(crate) status: &'a mut u8,
+/// Where one row of results goes.
+struct Job<'a, F> {
+    wanted: Wanted<'a, F>,
+    scalars: &'a mut [f64],
+    iterations: &'a mut u32,
+    status: &'a mut u8,
 }
 
-impl<F: Real> Job<'_, F> {
-    pub(crate) fn write(&mut self, outcome: &Outcome, workspace: &Workspace) {
+impl<F> Job<'_, F> {
+    fn report(&mut self, outcome: &Outcome) {
         *self.status = outcome.status as u8;
         *self.iterations = outcome.iterations;
-        if !outcome.status.is_solved() {
-            self.log_probs.fill(F::rounded(f64::NAN));
-            self.probs.fill(F::rounded(f64::NAN));
-            self.scalars.fill(f64::NAN);
-            return;
-        }
         let scalars = [
             outcome.threshold,
             outcome.objective,
@@ -92,23 +104,15 @@ impl<F: Real> Job<'_, F> {
             outcome.kept_mass,
         ];
         self.scalars.copy_from_slice(&scalars);
-        if workspace.face().len() < self.log_probs.len() {
-            self.log_probs.fill(F::rounded(f64::NEG_INFINITY));
-        }
-        for ((&id, &log_q), &q) in workspace.face().iter().zip(workspace.log_q()).zip(workspace.q()) {
-            let id = id as usize;
-            self.log_probs[id] = F::rounded(log_q);
-            self.probs[id] = F::rounded(q);
-            self.face[id] = true;
-        }
     }
 }
 
-pub(crate) const SCALARS: usize = 5;
+const SCALARS: usize = 5;
 
 fn solve_as<'py, F: Real>(
     py: Python<'py>,
     plan: &CorePlan,
+    level: Level,
     arguments: &Arguments<'py>,
     par: Par<'_>,
 ) -> PyResult<Bound<'py, PyTuple>> {
@@ -130,9 +134,13 @@ fn solve_as<'py, F: Real>(
             .zip(iterations.as_slice_mut()?)
             .zip(status.as_slice_mut()?)
             .map(|(((((log_probs, probs), face), scalars), iterations), status)| Job {
-                log_probs,
-                probs,
-                face,
+                wanted: Wanted {
+                    probs: Some(probs),
+                    log_probs: Some(log_probs),
+                    face: Some(face),
+                    scalars: true,
+                    zeroed: true,
+                },
                 scalars,
                 iterations,
                 status,
@@ -141,8 +149,9 @@ fn solve_as<'py, F: Real>(
         let batch = arguments.batch()?;
         detached(py, rows * vocabulary, || {
             for_each_row(par, vocabulary, &mut jobs, |scratch, row, job| {
-                let outcome = solve_row(plan, &batch.row(row, plan), &mut scratch.workspace);
-                job.write(&outcome, &scratch.workspace);
+                let row = batch.row(row, plan);
+                let outcome = F::solve(plan, &row, level, &mut job.wanted, &mut scratch.workspace);
+                job.report(&outcome);
             });
         });
     }

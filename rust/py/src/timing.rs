@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use numpy::PyArray1;
-use optdecode_core::Status;
 use optdecode_core::arch::row_max;
 use optdecode_core::par::{Par, Scratch, for_each_row};
 use optdecode_core::plan::{Anchor, Objective, Plan as CorePlan};
 use optdecode_core::sample::{Coupling, draw_tokens};
-use optdecode_core::solve::solve_row;
+use optdecode_core::solve::Wanted;
+use optdecode_core::{Level, Status};
 use pyo3::prelude::*;
 
 use crate::arrays::{Arguments, check_memory};
 use crate::errors::{guard, integer, value};
 use crate::plan::Plan;
 use crate::pool;
-use crate::solve::{Job, Real, SCALARS, choose_par};
+use crate::solve::{Real, choose_par};
 
 type Times<'py> = Bound<'py, PyArray1<u64>>;
 
@@ -58,7 +58,8 @@ pub(crate) fn time_draws<'py>(
     })
 }
 
-/// Time whole distributions, as `solve` writes them, into arrays that are there already; the rest is as in `time_draws`.
+/// Time whole distributions: the probabilities, and nothing beside them, written into arrays that are there already; the rest
+/// is as in `time_draws`.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn time_solve<'py>(
@@ -72,14 +73,14 @@ pub(crate) fn time_solve<'py>(
     threads: &Bound<'py, PyAny>,
 ) -> PyResult<Times<'py>> {
     guard(|| {
-        crate::level()?;
+        let level = crate::level()?;
         let arguments = Arguments::new(logits, dtype, None, None, None, None)?;
         arguments.check_plan(&plan.plan, None)?;
         let rounds = Rounds::new(&arguments, start, count, batch, threads)?;
         if arguments.is_double() {
-            time_solve_as::<f64>(py, &plan.plan, &arguments, &rounds)
+            time_solve_as::<f64>(py, &plan.plan, level, &arguments, &rounds)
         } else {
-            time_solve_as::<f32>(py, &plan.plan, &arguments, &rounds)
+            time_solve_as::<f32>(py, &plan.plan, level, &arguments, &rounds)
         }
     })
 }
@@ -87,18 +88,20 @@ pub(crate) fn time_solve<'py>(
 fn time_solve_as<'py, F: Real>(
     py: Python<'py>,
     plan: &CorePlan,
+    level: Level,
     arguments: &Arguments<'py>,
     rounds: &Rounds,
 ) -> PyResult<Times<'py>> {
     let rows = arguments.batch()?;
     check_memory(rounds.batch.checked_mul(arguments.vocabulary), size_of::<F>())?;
-    let mut results: Vec<_> = (0..rounds.batch)
-        .map(|_| Whole::<F>::new(arguments.vocabulary))
-        .collect();
-    rounds.time(py, &mut results, |scratch, _, row, whole| {
-        let outcome = solve_row(plan, &rows.row(row, plan), &mut scratch.workspace);
-        whole.job().write(&outcome, &scratch.workspace);
-        black_box(whole);
+    let mut results = vec![vec![F::default(); arguments.vocabulary]; rounds.batch];
+    rounds.time(py, &mut results, |scratch, _, row, probs| {
+        let mut wanted = Wanted {
+            probs: Some(probs),
+            ..Wanted::default()
+        };
+        let outcome = F::solve(plan, &rows.row(row, plan), level, &mut wanted, &mut scratch.workspace);
+        black_box(probs);
         outcome.status
     })
 }
@@ -198,40 +201,6 @@ impl Rounds {
         match bad.into_inner() {
             usize::MAX => Ok(PyArray1::from_vec(py, times)),
             row => Err(value(format!("row {row} has no distribution to time"))),
-        }
-    }
-}
-
-/// A whole distribution's place. It is not cleared between rows, so that what it holds means nothing.
-struct Whole<F> {
-    log_probs: Vec<F>,
-    probs: Vec<F>,
-    face: Vec<bool>,
-    scalars: [f64; SCALARS],
-    iterations: u32,
-    status: u8,
-}
-
-impl<F: Real> Whole<F> {
-    fn new(vocabulary: usize) -> Self {
-        Whole {
-            log_probs: vec![F::rounded(0.0); vocabulary],
-            probs: vec![F::rounded(0.0); vocabulary],
-            face: vec![false; vocabulary],
-            scalars: [0.0; SCALARS],
-            iterations: 0,
-            status: 0,
-        }
-    }
-
-    fn job(&mut self) -> Job<'_, F> {
-        Job {
-            log_probs: &mut self.log_probs,
-            probs: &mut self.probs,
-            face: &mut self.face,
-            scalars: &mut self.scalars,
-            iterations: &mut self.iterations,
-            status: &mut self.status,
         }
     }
 }

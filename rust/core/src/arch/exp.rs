@@ -26,7 +26,7 @@ const D: f32 = 532.744_6;
 const U: f32 = 23.0;
 
 /// The bits of `B 2^(j/16)`, less j times 2^19: what adding `k << 19`, k = j modulo 16, puts there besides whole exponents.
-pub(super) const SIXTEENTHS: [u32; 16] = [
+const SIXTEENTHS: [u32; 16] = [
     0x3A76_E633,
     0x3A78_EA4A,
     0x3A76_9F6D,
@@ -150,11 +150,33 @@ impl<L: ExpLanes> Powers<L> {
     #[inline(always)]
     pub(super) unsafe fn new(octaves: f32) -> Self {
         // SAFETY: the caller's.
+        unsafe { Self::from_table(octaves, &SIXTEENTHS) }
+    }
+
+    /// The terms times a factor of at most 1, as long as they stay above 2^-115: it is in the table, and costs nothing.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    pub(super) unsafe fn scaled(octaves: f32, factor: f64) -> Self {
+        let mut words = SIXTEENTHS;
+        for (word, j) in words.iter_mut().zip(0..) {
+            let power = f32::from_bits(word.wrapping_add(j << 19));
+            *word = ((f64::from(power) * factor) as f32).to_bits().wrapping_sub(j << 19);
+        }
+        // SAFETY: the caller's.
+        unsafe { Self::from_table(octaves, &words) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_table(octaves: f32, words: &[u32; 16]) -> Self {
+        // SAFETY: the caller's.
         unsafe {
             Powers {
                 octaves: L::splat(octaves),
                 d: L::splat(D),
-                table: L::table(),
+                table: L::table(words),
             }
         }
     }
@@ -206,9 +228,26 @@ impl<L: ExpLanes> Constants<L> {
     #[inline(always)]
     pub(super) unsafe fn new(exponential: &Exponential) -> Self {
         // SAFETY: the caller's.
+        unsafe { Self::with_powers(exponential, Powers::new(exponential.octaves)) }
+    }
+
+    /// The terms times a factor; see [`Powers::scaled`].
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    pub(super) unsafe fn scaled(exponential: &Exponential, factor: f64) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self::with_powers(exponential, Powers::scaled(exponential.octaves, factor)) }
+    }
+
+    #[inline(always)]
+    unsafe fn with_powers(exponential: &Exponential, powers: Powers<L>) -> Self {
+        // SAFETY: the caller's.
         unsafe {
             Constants {
-                powers: Powers::new(exponential.octaves),
+                powers,
                 rounder: Powers::<L>::rounder(exponential.reference),
                 shift: L::splat(exponential.shift),
                 least: L::splat(exponential.least),
@@ -224,10 +263,23 @@ impl<L: ExpLanes> Constants<L> {
     #[inline(always)]
     pub(super) unsafe fn terms(&self, x: L) -> L {
         // SAFETY: the caller's.
-        unsafe {
-            self.powers
-                .terms(x.minus(self.shift), self.rounder)
-                .zero_below(x, self.least)
-        }
+        unsafe { self.terms_at(x, x.minus(self.shift)) }
+    }
+
+    /// The same where there is no shift.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    pub(super) unsafe fn fused_terms(&self, x: L) -> L {
+        // SAFETY: the caller's.
+        unsafe { self.terms_at(x, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn terms_at(&self, x: L, shifted: L) -> L {
+        // SAFETY: the caller's.
+        unsafe { self.powers.terms(shifted, self.rounder).zero_below(x, self.least) }
     }
 }

@@ -61,10 +61,10 @@ pub(super) trait NarrowLanes: Lanes<Value = f32> {
 
 /// What exponentials ask of lanes, besides. For safety see [`Lanes`].
 pub(super) trait ExpLanes: NarrowLanes {
-    /// [`super::exp::SIXTEENTHS`] in registers.
+    /// Sixteen words in registers.
     type Table: Copy;
 
-    unsafe fn table() -> Self::Table;
+    unsafe fn table(words: &[u32; 16]) -> Self::Table;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn plus(self, other: Self) -> Self;
     unsafe fn minus(self, other: Self) -> Self;

@@ -17,6 +17,7 @@ mod scalar;
 mod select;
 mod sums;
 mod sweep;
+mod write;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -27,9 +28,10 @@ pub use maxima::block_maxima;
 pub(crate) use maxima::{collect_above, collect_between};
 pub(crate) use moments::moments;
 pub use row_max::row_max;
-pub(crate) use select::{count_from, mass_from, sample_below, terms_of};
+pub(crate) use select::{count_from, mass_from, sample_below, term_of, terms_of};
 pub(crate) use sums::{LANES, SUM_BLOCK, block_sums, block_terms};
 pub(crate) use sweep::{Sweep, sweep};
+pub(crate) use write::{Columns, Density, write_columns};
 
 /// Tokens of a block.
 pub(crate) const BLOCK: usize = 64;

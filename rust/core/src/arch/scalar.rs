@@ -3,7 +3,6 @@
 use half::{bf16, f16};
 
 use super::dispatch::Kernel;
-use super::exp::SIXTEENTHS;
 use super::lanes::{Element, ExpLanes, Lanes, NarrowLanes, f32_from};
 use super::{Bounds, Summary, maxima};
 use crate::row::Mask;
@@ -139,10 +138,12 @@ pub(in crate::arch) fn fused(a: f32, b: f32, c: f32) -> f32 {
 }
 
 impl ExpLanes for Array<f32> {
-    type Table = ();
+    type Table = [u32; 16];
 
     #[inline(always)]
-    unsafe fn table() {}
+    unsafe fn table(words: &[u32; 16]) -> [u32; 16] {
+        *words
+    }
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -180,8 +181,8 @@ impl ExpLanes for Array<f32> {
     }
 
     #[inline(always)]
-    unsafe fn sixteenths(self, _table: ()) -> Self {
-        let power = |x: f32| SIXTEENTHS[(x.to_bits() & 15) as usize].wrapping_add(x.to_bits() << 19);
+    unsafe fn sixteenths(self, table: [u32; 16]) -> Self {
+        let power = |x: f32| table[(x.to_bits() & 15) as usize].wrapping_add(x.to_bits() << 19);
         Array(std::array::from_fn(|i| f32::from_bits(power(self.0[i]))))
     }
 

@@ -18,6 +18,17 @@ pub(crate) fn terms_of(level: Level, exponential: &Exponential, values: &[f32], 
     });
 }
 
+/// The term of one value, the same bits.
+pub(crate) fn term_of(exponential: &Exponential, value: f32) -> f32 {
+    let mut term = [0.0];
+    Level::SCALAR.run(TermsOf {
+        exponential,
+        values: &[value],
+        terms: &mut term,
+    });
+    term[0]
+}
+
 /// Tokens of a block that [`sample_below`] takes.
 const SAMPLE: usize = 32;
 

@@ -66,8 +66,9 @@ impl<'a, T: Copy + Default> Groups<'a, T> {
         }
     }
 
+    /// How many there are.
     #[inline(always)]
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.whole.len() + usize::from(self.rest > 0)
     }
 

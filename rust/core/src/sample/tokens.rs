@@ -6,7 +6,7 @@ use crate::arch::Level;
 use crate::par::Scratch;
 use crate::plan::Plan;
 use crate::row::Row;
-use crate::solve::{Ready, prepare_draw};
+use crate::solve::{Ready, Solved, prepare_draw};
 use crate::status::Status;
 
 /// Solves a row as far as draws need, and draws one token into each place of `out_tokens`, and its log-probability into
@@ -56,7 +56,7 @@ pub fn draw_tokens(
             let mut spread = Masses::new(*row, level, Law::Cut(exponential, cut), sums, softmax);
             each(&mut |r| spread.draw(r))
         }
-        Ok(Ready::Solved(status)) if status.is_solved() => {
+        Ok(Ready::Solved(solved)) if solved.status.is_solved() => {
             let (face, q, log_q) = (workspace.face(), workspace.q(), workspace.log_q());
             draw_row(
                 face,
@@ -69,9 +69,9 @@ pub fn draw_tokens(
                 out_log_probs,
                 masses,
             );
-            status
+            solved.status
         }
-        Ok(Ready::Solved(status)) | Err(status) => {
+        Ok(Ready::Solved(Solved { status, .. })) | Err(status) => {
             out_tokens.fill(-1);
             out_log_probs.fill(f64::NAN);
             status

@@ -13,7 +13,7 @@
 //! does not get there, the exact solver takes over.
 
 use super::draw::{GATHERED, LONGEST, Ready};
-use super::{Term, Workspace, dispatch};
+use super::{Solved, Term, Workspace, dispatch};
 use crate::arch::{self, Exponential, Level};
 use crate::math;
 use crate::plan::{Anchor, Objective, Plan, Weights};
@@ -292,7 +292,7 @@ fn with_tail(
 }
 
 /// The exact solver on the candidates.
-fn solve_exactly(plan: &Plan, problem: &Problem, log_z: f64, ws: &mut Workspace) -> Status {
+fn solve_exactly(plan: &Plan, problem: &Problem, log_z: f64, ws: &mut Workspace) -> Solved {
     let Workspace {
         prepared,
         keep,
@@ -317,12 +317,13 @@ fn solve_exactly(plan: &Plan, problem: &Problem, log_z: f64, ws: &mut Workspace)
     keep.clear();
     keep.resize(prepared.ids.len(), true);
     face.gather(plan, prepared, keep, weights);
-    let Objective::Coverage { lam, .. } = plan.objective else {
-        return Status::Infeasible;
+    let lam = match plan.objective {
+        Objective::Coverage { lam, .. } => lam,
+        _ => 0.0,
     };
     let term = Term {
         beta_bar: problem.gain * lam / f64::from(problem.budget),
         budget: f64::from(problem.budget),
     };
-    dispatch(&plan.objective, face, term, scratch, answer).status
+    dispatch(&plan.objective, face, term, scratch, answer)
 }

@@ -16,7 +16,7 @@
 //! over many tokens is not solved at all: it is drawn from by its terms (`sample`).
 
 use super::cover::{Tail, from_coverage};
-use super::{Term, Workspace, dispatch, distribute};
+use super::{Solved, Term, Workspace, dispatch, distribute};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
@@ -27,7 +27,7 @@ use crate::support::cut::{self, Cut, CutScratch, Measure};
 use crate::support::rank::kth_largest;
 
 /// More tokens than this are drawn from by their terms, in f32.
-const EXACT: usize = 128;
+pub(super) const EXACT: usize = 128;
 
 /// More tokens than this are not gathered, but left where they are.
 pub(super) const GATHERED: usize = 1 << 13;
@@ -46,6 +46,10 @@ pub(crate) struct Reads {
     /// Of Best-of-K.
     pub(super) newton: arch::Newton,
     pub(super) squares: Vec<f64>,
+    /// The largest score of the row; not -0, which levels may tell from 0.
+    pub(super) max: f64,
+    /// What supports were measured on, with the sum of its terms, if any was summed.
+    pub(super) measured: Option<(Exponential, f64)>,
 }
 
 impl Reads {
@@ -54,7 +58,7 @@ impl Reads {
         &self.cut.candidates
     }
 
-    fn candidates_mut(&mut self) -> &mut Candidates {
+    pub(super) fn candidates_mut(&mut self) -> &mut Candidates {
         &mut self.cut.candidates
     }
 }
@@ -63,7 +67,7 @@ impl Reads {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Ready {
     /// Face, q and log q in the workspace.
-    Solved(Status),
+    Solved(Solved),
     /// `q ~ term` over the candidates in [`Reads`].
     Gathered(Exponential),
     /// q are the terms of the candidates in [`Reads`].
@@ -79,7 +83,7 @@ pub(crate) enum Ready {
 /// bit, at every level, as long as no support is about sums over all tokens; then as far as these round.
 pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Status {
     let solved = match prepare_draw(plan, row, level, ws) {
-        Ok(Ready::Solved(status)) => Ok(status),
+        Ok(Ready::Solved(solved)) => Ok(solved.status),
         Ok(_) => distribute(plan, row, ws).map(|(_, solved)| solved.status),
         Err(status) => Err(status),
     };
@@ -91,14 +95,23 @@ pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspa
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
-    let ready = match reach(plan) {
-        Some(reach) if reach.measures => from_sums(plan, &reach, row, level, ws)?,
-        Some(reach) => from_maxima(plan, &reach, row, level, ws)?,
+    let ready = match shortcut(plan, row, level, ws)? {
+        Some(ready) => Some(ready),
         None => from_coverage(plan, row, level, ws)?,
     };
     match ready {
         Some(ready) => Ok(ready),
-        None => distribute(plan, row, ws).map(|(_, solved)| Ready::Solved(solved.status)),
+        None => distribute(plan, row, ws).map(|(_, solved)| Ready::Solved(solved)),
+    }
+}
+
+/// The ways that look at no more than some tokens one by one, if the plan is no Best-of-K and there is one.
+pub(super) fn shortcut(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Option<Ready>, Status> {
+    ws.reads.measured = None;
+    match reach(plan) {
+        Some(reach) if reach.measures => from_sums(plan, &reach, row, level, ws),
+        Some(reach) => from_maxima(plan, &reach, row, level, ws),
+        None => Ok(None),
     }
 }
 
@@ -115,7 +128,11 @@ struct Reach {
 
 /// The reach of a plan, if it has any that depends on no more than sums over all tokens.
 fn reach(plan: &Plan) -> Option<Reach> {
-    if plan.score_weight <= 0.0 || plan.allowed.is_some() || plan.anchor != Anchor::None {
+    let (anchor, rises) = match plan.objective {
+        Objective::AnchoredSoftmax { .. } => (Anchor::Model, softmax_scale(plan)? > 0.0),
+        _ => (Anchor::None, plan.score_weight > 0.0),
+    };
+    if !rises || plan.allowed.is_some() || plan.anchor != anchor {
         return None;
     }
     let mut reach = Reach {
@@ -126,7 +143,7 @@ fn reach(plan: &Plan) -> Option<Reach> {
     match plan.objective {
         // Every support keeps the best token.
         Objective::Argmax => return Some(Reach { first: 1, ..reach }),
-        Objective::Softmax { .. } => {}
+        Objective::Softmax { .. } | Objective::AnchoredSoftmax { .. } => {}
         Objective::Quadratic { lam } => reach.offset = -spread(plan, lam)?,
         Objective::Tsallis { lam, alpha } => reach.offset = -spread(plan, lam / (alpha - 1.0))?,
         _ => return None,
@@ -158,13 +175,17 @@ fn spread(plan: &Plan, depth: f64) -> Option<f64> {
     steps.iter().all(ordinary).then_some(steps[2] * (1.0 + 1e-9))
 }
 
-/// The factor of the scores in log q, if q is a softmax of the scores on its face.
-fn softmax_scale(plan: &Plan) -> Option<f64> {
-    let Objective::Softmax { lam } = plan.objective else {
-        return None;
-    };
+/// The factor of the scores in log q, if q is a softmax of the scores on its face: `log q = l / lam + log r + constant`, where
+/// log p is again a multiple of the scores.
+pub(super) fn softmax_scale(plan: &Plan) -> Option<f64> {
     let temperature = if plan.raw_scores { 1.0 } else { plan.temperature };
-    Some(plan.score_weight / temperature / lam)
+    match plan.objective {
+        Objective::Softmax { lam } => Some(plan.score_weight / temperature / lam),
+        Objective::AnchoredSoftmax { lam } if plan.anchor == Anchor::Model => {
+            Some(plan.score_weight / temperature / lam + 1.0 / plan.temperature)
+        }
+        _ => None,
+    }
 }
 
 /// The way without sums: maxima of blocks, and what they say of the candidates. `None` if that is too much to be worth it;
@@ -176,9 +197,12 @@ fn from_maxima(
     level: Level,
     ws: &mut Workspace,
 ) -> Result<Option<Ready>, Status> {
-    let Reads { maxima, selection, .. } = &mut ws.reads;
+    let Reads {
+        maxima, selection, max, ..
+    } = &mut ws.reads;
     let summary = arch::block_maxima(level, row.scores, row.mask, maxima);
     summary.check()?;
+    *max = summary.max + 0.0;
     if reach.first == 1 {
         let best = first_of(summary.max, row, maxima);
         ws.prepared.hold([best], [summary.max]);
@@ -261,7 +285,11 @@ fn from_sums(
         _ => 1.0 / plan.temperature,
     };
     let Reads {
-        sweep, cut: scratch, ..
+        sweep,
+        cut: scratch,
+        max: reads_max,
+        measured: reads_measured,
+        ..
     } = &mut ws.reads;
     let Some((summary, exponential)) = arch::sweep(level, row.scores, row.mask, measured, sweep) else {
         return Ok(None);
@@ -277,12 +305,14 @@ fn from_sums(
     let (Some(exponential), true) = (exponential, drawn.is_some() == softmax.is_some()) else {
         return Ok(None);
     };
+    let z = sweep.sums.iter().sum();
+    (*reads_max, *reads_measured) = (max + 0.0, Some((exponential, z)));
     let measure = Measure {
         row,
         level,
         max,
         exponential: &exponential,
-        z: sweep.sums.iter().sum(),
+        z,
         sweep,
     };
     let Some(cut) = cut::intersect(&plan.supports, plan.temperature, &measure, scratch) else {
@@ -349,8 +379,9 @@ fn select_candidates(plan: &Plan, ws: &mut Workspace) {
     support::intersect(&plan.supports, plan.temperature, prepared, &mut scratch.ranked, keep);
 }
 
-/// The rest of `distribute` on candidates, which are the face or, if not, contain it.
-fn solve_candidates(plan: &Plan, face_is_known: bool, ws: &mut Workspace) -> Status {
+/// The rest of `distribute` on candidates, which are the face or, if not, contain it. Their log p lack the normaliser, hence the
+/// threshold that of an anchored plan.
+fn solve_candidates(plan: &Plan, face_is_known: bool, ws: &mut Workspace) -> Solved {
     if !face_is_known {
         select_candidates(plan, ws);
     }
@@ -368,6 +399,9 @@ fn solve_candidates(plan: &Plan, face_is_known: bool, ws: &mut Workspace) -> Sta
         keep.clear();
         keep.resize(prepared.ids.len(), true);
     }
+    if plan.anchor == Anchor::Model {
+        prepared.refer_to_scores(plan.temperature);
+    }
     face.gather(plan, prepared, keep, weights);
-    dispatch(&plan.objective, face, Term::NONE, scratch, answer).status
+    dispatch(&plan.objective, face, Term::NONE, scratch, answer)
 }

@@ -59,6 +59,15 @@ impl Face {
         self.offset = weight * (best / scale);
     }
 
+    /// Sets what is known of the model on candidates, `depth` being `-log p` of the best token.
+    pub(super) fn refer_to_model(&mut self, max: f64, temperature: f64, depth: f64) {
+        let Face { x, p, log_r, .. } = self;
+        log_r.clear();
+        log_r.extend(x.iter().map(|x| ((x - max) / temperature).max(FLOOR) - depth));
+        p.clear();
+        p.extend(log_r.iter().map(|&log_p| math::exp(log_p)));
+    }
+
     /// The first token in the order (value descending, logit descending, id ascending).
     pub(super) fn best_by(&self, value: impl Fn(usize) -> f64) -> usize {
         (1..self.len()).fold(0, |best, i| {

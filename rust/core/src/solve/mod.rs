@@ -15,6 +15,7 @@ mod tsallis;
 mod waterfill;
 mod weights;
 mod wright;
+mod write;
 
 use crate::plan::{Coverage, Objective, Plan};
 use crate::prepare::Prepared;
@@ -26,6 +27,7 @@ use draw::Reads;
 pub use draw::solve_for_draw;
 pub(crate) use draw::{Ready, prepare_draw};
 use face::{Answer, Face};
+pub use write::{Real, Wanted, solve_into, solve_whole_into};
 
 /// Memory for solving one row at a time: it grows to the largest row seen and is reused.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +78,8 @@ impl Workspace {
     }
 }
 
-/// What is known of a row besides its distribution. All scalars are NaN if the row could not be solved.
+/// What is known of a row besides its distribution. All scalars are NaN if the row could not be solved, or if they were not
+/// asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
     /// What became of the row.
@@ -96,7 +99,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn failed(status: Status) -> Self {
+    /// Without scalars.
+    fn unmeasured(status: Status, iterations: u32) -> Self {
         let nan = f64::NAN;
         Outcome {
             status,
@@ -105,16 +109,17 @@ impl Outcome {
             entropy: nan,
             kl: nan,
             kept_mass: nan,
-            iterations: 0,
+            iterations,
         }
     }
 }
 
 /// What a solver reports besides the distribution; the threshold belongs to the shifted linear term.
-struct Solved {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Solved {
     threshold: f64,
     iterations: u32,
-    status: Status,
+    pub(crate) status: Status,
 }
 
 impl Solved {
@@ -162,7 +167,7 @@ pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
         Ok((term, solved)) => stats::outcome(&plan.objective, &ws.face, term, &ws.answer, &solved),
         Err(status) => {
             ws.clear();
-            Outcome::failed(status)
+            Outcome::unmeasured(status, 0)
         }
     }
 }

@@ -98,6 +98,12 @@ impl Candidates {
         self.weigh(measure);
     }
 
+    /// How many of the tokens here lie at the end of a cut and are in it.
+    pub(crate) fn at_end_of(&self, cut: Cut) -> usize {
+        let at_end = |(&id, &x): (&u32, &f32)| f64::from(x) == cut.least && cut.keeps(f64::from(x), id);
+        self.ids.iter().zip(&self.values).filter(|&token| at_end(token)).count()
+    }
+
     /// Adds the terms of the tokens here that are in a cut to the sums of those above.
     pub(crate) fn add_to_sums(&mut self, cut: Cut) {
         let (mut block, mut sum) = (0, 0.0);

@@ -5,7 +5,6 @@ use std::arch::aarch64::*;
 use half::{bf16, f16};
 
 use crate::arch::dispatch::Kernel;
-use crate::arch::exp::SIXTEENTHS;
 use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
 
 #[derive(Clone, Copy)]
@@ -125,10 +124,10 @@ impl ExpLanes for Neon {
     type Table = uint8x16x4_t;
 
     #[inline(always)]
-    unsafe fn table() -> uint8x16x4_t {
+    unsafe fn table(words: &[u32; 16]) -> uint8x16x4_t {
         // SAFETY: NEON is present, as for every function here, and sixteen words are read.
         unsafe {
-            let bytes = SIXTEENTHS.as_ptr().cast::<u8>();
+            let bytes = words.as_ptr().cast::<u8>();
             uint8x16x4_t(
                 vld1q_u8(bytes),
                 vld1q_u8(bytes.add(16)),

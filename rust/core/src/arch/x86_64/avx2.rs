@@ -5,7 +5,6 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use crate::arch::dispatch::Kernel;
-use crate::arch::exp::SIXTEENTHS;
 use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
 
 #[derive(Clone, Copy)]
@@ -125,8 +124,8 @@ impl ExpLanes for Avx2 {
     type Table = [__m256; 2];
 
     #[inline(always)]
-    unsafe fn table() -> [__m256; 2] {
-        let words = SIXTEENTHS.as_ptr();
+    unsafe fn table(words: &[u32; 16]) -> [__m256; 2] {
+        let words = words.as_ptr();
         // SAFETY: AVX2 is present, as for every function here, and twice eight words are read.
         unsafe { [_mm256_loadu_ps(words.cast()), _mm256_loadu_ps(words.add(8).cast())] }
     }

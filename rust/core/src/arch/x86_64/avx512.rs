@@ -5,7 +5,6 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use crate::arch::dispatch::Kernel;
-use crate::arch::exp::SIXTEENTHS;
 use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
 
 #[derive(Clone, Copy)]
@@ -113,9 +112,9 @@ impl ExpLanes for Avx512 {
     type Table = __m512i;
 
     #[inline(always)]
-    unsafe fn table() -> __m512i {
+    unsafe fn table(words: &[u32; 16]) -> __m512i {
         // SAFETY: AVX-512 is present, as for every function here, and sixteen words are read.
-        unsafe { _mm512_loadu_si512(SIXTEENTHS.as_ptr().cast()) }
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     }
 
     #[inline(always)]
