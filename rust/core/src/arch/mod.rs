@@ -16,6 +16,7 @@ mod row_max;
 mod scalar;
 mod select;
 mod sums;
+mod threshold;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -28,6 +29,7 @@ pub(crate) use moments::moments;
 pub use row_max::row_max;
 pub(crate) use select::{count_from, mass_from, sample_below, terms_of};
 pub(crate) use sums::{LANES, SUM_BLOCK, Sweep, block_sums, block_terms, sweep};
+pub(crate) use threshold::{Threshold, threshold_bound};
 
 /// Tokens of a block.
 pub(crate) const BLOCK: usize = 64;
