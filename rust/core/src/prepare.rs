@@ -60,7 +60,6 @@ impl Prepared {
         self.collect_with(|held, values| {
             held.extend(ids);
             values.extend(x);
-            true
         });
     }
 
@@ -78,17 +77,16 @@ impl Prepared {
         p.extend(log_p.iter().map(|&log_p| math::exp(log_p)));
     }
 
-    /// The same from a function that appends them, and says whether it could.
-    pub(crate) fn collect_with(&mut self, collect: impl FnOnce(&mut Vec<u32>, &mut Vec<f64>) -> bool) -> bool {
+    /// Candidates from a function that appends them.
+    pub(crate) fn collect_with(&mut self, collect: impl FnOnce(&mut Vec<u32>, &mut Vec<f64>)) {
         let Self { ids, x, .. } = self;
         ids.clear();
         x.clear();
         [&mut self.log_p, &mut self.p, &mut self.log_r, &mut self.p_raw]
             .into_iter()
             .for_each(Vec::clear);
-        let complete = collect(ids, x);
+        collect(ids, x);
         self.best = self.find_best();
-        complete
     }
 
     /// Sets `log_p` to the scores, which differ from it by a constant.

@@ -5,9 +5,10 @@ mod common;
 
 use common::*;
 use half::{bf16, f16};
+use optdecode_core::par::Scratch;
 use optdecode_core::plan::*;
 use optdecode_core::row::{Mask, Row, Scores};
-use optdecode_core::sample::{Coupling, draw_row};
+use optdecode_core::sample::{Coupling, draw_row, draw_tokens};
 use optdecode_core::{Level, Status, Workspace, solve_for_draw, solve_row};
 use proptest::prelude::*;
 
@@ -112,7 +113,7 @@ fn plans() -> Vec<Plan> {
         of(tsallis(3.5), &[]),
         of(tsallis(50.0), &[top_k(6)]),
     ];
-    plans.extend([1, 2, 3, 50, 1 << 40].map(|k| of(softmax.clone(), &[top_k(k)])));
+    plans.extend([1, 2, 3, 50, 400, 1 << 40].map(|k| of(softmax.clone(), &[top_k(k)])));
     plans.extend([1e-9, 0.05, 0.5, 1.0, 1.5, f64::NAN].map(|rho| of(softmax.clone(), &[min_p(rho)])));
     let base = plans.len();
     for i in 0..base {
@@ -256,6 +257,108 @@ proptest! {
     }
 }
 
+/// Sparse plans, with what may be said besides.
+fn sparse_plans() -> Vec<Plan> {
+    let tsallis = |lam, alpha| Objective::Tsallis { lam, alpha };
+    let quadratic = |lam| Objective::Quadratic { lam };
+    let mut plans = vec![];
+    for objective in [
+        quadratic(1.0),
+        quadratic(0.03),
+        quadratic(40.0),
+        tsallis(1.0, 1.5),
+        tsallis(0.1, 1.5),
+        tsallis(20.0, 1.5),
+        tsallis(1.0, 2.0),
+        tsallis(1.0, 1.7),
+        tsallis(0.3, 1.3),
+        tsallis(1.0, 2.5),
+    ] {
+        for (temperature, rules) in [
+            (1.0, &[][..]),
+            (0.6, &[Rule::MinP(0.2)]),
+            (3.0, &[Rule::MinP(0.9)]),
+            (1.0, &[Rule::MinP(f64::NAN)]),
+            (1.0, &[Rule::TopK(700), Rule::MinP(0.1)]),
+        ] {
+            plans.push(Plan {
+                temperature,
+                supports: rules.iter().map(|&rule| tempered(rule)).collect(),
+                ..plan(objective.clone())
+            });
+        }
+    }
+    plans
+}
+
+#[test]
+fn flat_rows() {
+    let (plans, mut ws) = (sparse_plans(), workspaces());
+    let mut rng = Rng(21);
+    for (length, spread) in [
+        (2, 0.5),
+        (63, 0.1),
+        (64, 0.5),
+        (65, 0.5),
+        (130, 0.1),
+        (1000, 0.5),
+        (17_000, 0.5),
+    ] {
+        let flags: Vec<bool> = (0..length).map(|_| rng.uniform() < 0.3).collect();
+        check_row(&plans, &rng.normals(length, spread), &flags, &mut ws);
+    }
+}
+
+#[test]
+fn flat_rows_with_ties() {
+    let (plans, mut ws) = (sparse_plans(), workspaces());
+    let mut rng = Rng(22);
+    for length in [64, 65, 700] {
+        let flags: Vec<bool> = (0..length).map(|_| rng.uniform() < 0.8).collect();
+        let grid = |step: f64, x: f64| (x / step).round() * step;
+        let all_equal = vec![-7.25; length];
+        let levels = (0..length).map(|i| (i * 31 % 8) as f64 / 8.0).collect();
+        // Where thresholds fall on scores: 1, 1/2 and 1/4 more than these have sums of one.
+        let few = (0..length).map(|i| [-0.5, 0.0, -0.25, -1.0][i.min(3)]).collect();
+        let rounded = rng.normals(length, 0.5).iter().map(|&x| grid(0.125, x)).collect();
+        // Best tokens next to each other, in few blocks.
+        let slope = (0..length).map(|i| -(i as f64) / 500.0).collect();
+        for x in [all_equal, levels, few, rounded, slope] {
+            check_row(&plans, &x, &flags, &mut ws);
+        }
+    }
+}
+
+#[test]
+fn many_first_tokens() {
+    // More than a bound can be found for, and more than can be drawn from by terms.
+    let x: Vec<f32> = Rng(2).normals(50_000, 1.0).iter().map(|&x| x as f32).collect();
+    let scores = Scores::F32(&x);
+    let row = Row { scores, ..row(&[]) };
+    let plan = Plan {
+        supports: vec![tempered(Rule::TopK(40_000))],
+        ..plan(Objective::Softmax { lam: 1.0 })
+    };
+    let (mut ws, mut scratch) = (Workspace::new(), Scratch::default());
+    solve_row(&plan, &row, &mut ws);
+    for level in Level::available() {
+        let (mut tokens, mut log_probs) = (vec![0; 40], vec![0.0; 40]);
+        draw_tokens(
+            &plan,
+            &row,
+            level,
+            7,
+            3,
+            Coupling::Iid,
+            &mut tokens,
+            &mut log_probs,
+            &mut scratch,
+        );
+        let log_probs = log_probs.into_iter().map(f64::to_bits).collect();
+        assert_eq!((tokens, log_probs), drawn(&ws));
+    }
+}
+
 #[test]
 fn sparse_faces_are_short() {
     // That candidates are used at all shows in the face, which keeps no far token.
@@ -273,6 +376,26 @@ fn sparse_faces_are_short() {
         ] {
             assert_eq!(solve_for_draw(&plan(objective), &row, level, &mut ws), Status::Ok);
             assert!(ws.face().len() < 50);
+        }
+    }
+}
+
+#[test]
+fn sparse_faces_of_flat_rows_are_short() {
+    let x: Vec<f32> = Rng(1).normals(100_000, 0.5).iter().map(|&x| x as f32).collect();
+    let scores = Scores::F32(&x);
+    let row = Row { scores, ..row(&[]) };
+    let tsallis = |alpha| Objective::Tsallis { lam: 1.0, alpha };
+    let mut ws = Workspace::new();
+    for level in Level::available() {
+        for (objective, most) in [
+            (Objective::Quadratic { lam: 1.0 }, 30),
+            (tsallis(1.5), 200),
+            (tsallis(1.7), 300),
+            (tsallis(1.3), 20_000),
+        ] {
+            assert_eq!(solve_for_draw(&plan(objective), &row, level, &mut ws), Status::Ok);
+            assert!(ws.face().len() < most, "{}", ws.face().len());
         }
     }
 }

@@ -14,20 +14,20 @@ pub fn block_maxima(level: Level, scores: Scores<'_>, mask: Option<Mask<'_>>, ma
     narrow!(level, scores, scores => BlockMaxima { scores, mask, maxima }, wide => scalar::wide_block_maxima(wide, mask, maxima))
 }
 
-/// Appends the allowed tokens with a score of at least `bounds.least`, ascending: ids, and scores widened to f64. Looks
-/// only at blocks whose maximum allows one. False, and not all of them, if there are more than `bounds.limit`.
+/// Appends the allowed tokens with a score of at least `least`, ascending: ids, and scores widened to f64. Looks only at blocks
+/// whose maximum allows one. `least` is not -inf, which stands for forbidden tokens.
 pub(crate) fn collect_above(
     level: Level,
     scores: Scores<'_>,
     mask: Option<Mask<'_>>,
     maxima: &[f64],
-    bounds: Bounds,
+    least: f64,
     out: (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
+) {
     narrow!(
         level, scores,
-        scores => CollectAbove { scores, mask, maxima, bounds, out },
-        wide => scalar::wide_collect_above(wide, mask, maxima, bounds, out)
+        scores => CollectAbove { scores, mask, maxima, least, out },
+        wide => scalar::wide_collect_above(wide, mask, maxima, least, out)
     )
 }
 
@@ -51,17 +51,17 @@ struct CollectAbove<'a, T> {
     scores: &'a [T],
     mask: Option<Mask<'a>>,
     maxima: &'a [f64],
-    bounds: Bounds,
+    least: f64,
     out: (&'a mut Vec<u32>, &'a mut Vec<f64>),
 }
 
 impl<T: Narrow> Kernel for CollectAbove<'_, T> {
-    type Output = bool;
+    type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: ExpLanes>(self) -> bool {
+    unsafe fn run<L: ExpLanes>(self) {
         // SAFETY: passed on.
-        unsafe { collect::<T, L>(self.scores, self.mask, self.maxima, self.bounds, self.out) }
+        unsafe { collect::<T, L>(self.scores, self.mask, self.maxima, self.least, self.out) }
     }
 }
 
@@ -157,29 +157,25 @@ pub(super) unsafe fn collect<T: Element<L>, L: Lanes>(
     scores: &[T],
     mask: Option<Mask<'_>>,
     maxima: &[f64],
-    bounds: Bounds,
+    least: f64,
     (ids, values): (&mut Vec<u32>, &mut Vec<f64>),
-) -> bool {
+) {
     // SAFETY: `block_at_least` reads BLOCK scores, a chunk or the padded buffer.
     unsafe {
-        let least = L::smallest_from(bounds.least);
+        let lane_least = L::smallest_from(least);
         let (blocks, rest) = scores.as_chunks::<BLOCK>();
         for (group, maxima) in maxima.chunks(64).enumerate() {
-            let mut reached = at_least(maxima, bounds.least);
+            let mut reached = at_least(maxima, least);
             while reached != 0 {
                 let block = 64 * group + reached.trailing_zeros() as usize;
                 reached &= reached - 1;
                 let found = match blocks.get(block) {
-                    Some(scores) => block_at_least(scores.as_ptr(), least),
-                    None => block_at_least(padded(rest).as_ptr(), least) & first(rest.len()),
+                    Some(scores) => block_at_least(scores.as_ptr(), lane_least),
+                    None => block_at_least(padded(rest).as_ptr(), lane_least) & first(rest.len()),
                 };
                 push_found(found & allowed(mask, block), block, scores, ids, values);
             }
-            if ids.len() > bounds.limit {
-                return false;
-            }
         }
-        true
     }
 }
 
@@ -192,6 +188,12 @@ pub(super) fn push_found<T: Element<L>, L: Lanes>(
     ids: &mut Vec<u32>,
     values: &mut Vec<f64>,
 ) {
+    if found == u64::MAX {
+        let start = block * BLOCK;
+        ids.extend((start..start + BLOCK).map(|id| id as u32));
+        values.extend(scores[start..start + BLOCK].iter().map(|x| x.widen()));
+        return;
+    }
     while found != 0 {
         let id = block * BLOCK + found.trailing_zeros() as usize;
         found &= found - 1;
@@ -290,7 +292,7 @@ unsafe fn reaches<L: ExpLanes>(values: &[f32; LANES], least: L) -> bool {
 
 /// Bit i says whether maximum i of at most 64 is at least `least`. Without branches, since the compiler vectorises that.
 #[inline(always)]
-fn at_least(maxima: &[f64], least: f64) -> u64 {
+pub(super) fn at_least(maxima: &[f64], least: f64) -> u64 {
     let mut bits = 0;
     for (i, &maximum) in maxima.iter().enumerate() {
         bits |= u64::from(maximum >= least) << i;

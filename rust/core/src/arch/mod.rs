@@ -17,6 +17,7 @@ mod scalar;
 mod select;
 mod sums;
 mod sweep;
+mod threshold;
 mod write;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -31,6 +32,7 @@ pub use row_max::row_max;
 pub(crate) use select::{count_from, mass_from, sample_below, term_of, terms_of};
 pub(crate) use sums::{LANES, SUM_BLOCK, block_sums, block_terms};
 pub(crate) use sweep::{Sweep, sweep};
+pub(crate) use threshold::{Threshold, threshold_bound};
 pub(crate) use write::{Columns, Density, write_columns};
 
 /// Tokens of a block.

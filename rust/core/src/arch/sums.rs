@@ -33,15 +33,15 @@ pub(crate) fn block_sums(
     narrow!(level, scores, scores => BlockSums { scores, mask, exponential, sums }, _wide => {});
 }
 
-/// The terms of the tokens of one block, 0 past the end of the row: those that [`block_sums`] adds up, bit for bit. f64 rows
-/// have none.
+/// The terms of the tokens of one block, 0 past the end of the row: those that [`block_sums`] adds up, bit for bit. There is
+/// room for whole groups of 64. f64 rows have none.
 pub(crate) fn block_terms(
     level: Level,
     scores: Scores<'_>,
     mask: Option<Mask<'_>>,
     exponential: &Exponential,
     block: usize,
-    terms: &mut [f32; SUM_BLOCK],
+    terms: &mut [f32],
 ) {
     narrow!(level, scores, scores => BlockTerms { scores, mask, exponential, block, terms }, _wide => {});
 }
@@ -221,7 +221,7 @@ struct BlockTerms<'a, T> {
     mask: Option<Mask<'a>>,
     exponential: &'a Exponential,
     block: usize,
-    terms: &'a mut [f32; SUM_BLOCK],
+    terms: &'a mut [f32],
 }
 
 impl<T: Narrow> Kernel for BlockTerms<'_, T> {

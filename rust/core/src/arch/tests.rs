@@ -44,16 +44,7 @@ fn check(scores: Scores<'_>, mask: Option<Mask<'_>>, bounds: &[f64]) {
         assert_eq!(maxima, expected, "{level:?}");
         for &least in bounds {
             let (mut ids, mut values) = (vec![], vec![]);
-            let limit = x.len();
-            let out = (&mut ids, &mut values);
-            assert!(collect_above(
-                level,
-                scores,
-                mask,
-                &maxima,
-                Bounds { least, limit },
-                out
-            ));
+            collect_above(level, scores, mask, &maxima, least, (&mut ids, &mut values));
             let kept: Vec<usize> = (0..x.len()).filter(allowed).filter(|&id| x[id] >= least).collect();
             assert_eq!(
                 ids.iter().map(|&id| id as usize).collect::<Vec<_>>(),
@@ -122,24 +113,6 @@ fn nan_and_infinities_count_only_where_allowed() {
                 // Past the end of a row nothing counts, whatever the mask says.
                 check_widths(&x, Some(Mask::Bits(&[u32::MAX; 9])), &[0.0]);
             }
-        }
-    }
-}
-
-#[test]
-fn the_limit_ends_a_collection() {
-    let x = vec![1.0_f32; 1000];
-    for level in Level::available() {
-        let mut maxima = vec![];
-        block_maxima(level, Scores::F32(&x), None, &mut maxima);
-        for (limit, complete) in [(999, false), (1000, true)] {
-            let (mut ids, mut values) = (vec![], vec![]);
-            let bounds = Bounds { least: 1.0, limit };
-            let out = (&mut ids, &mut values);
-            assert_eq!(
-                collect_above(level, Scores::F32(&x), None, &maxima, bounds, out),
-                complete
-            );
         }
     }
 }

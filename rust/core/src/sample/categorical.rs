@@ -91,8 +91,9 @@ pub(super) fn rounded(x: f64) -> u64 {
     // From 2^52 on every f64 is an integer; below, adding 2^52 rounds to even in the default rounding mode and leaves the
     // integer in the low bits. (`round_ties_even` is a library call on baseline x86-64.)
     const INTEGERS: f64 = (1_u64 << 52) as f64;
+    let x = if x > 0.0 { x } else { 0.0 };
     if x < INTEGERS {
-        ((x + INTEGERS) - INTEGERS) as u64
+        (x + INTEGERS).to_bits() - INTEGERS.to_bits()
     } else {
         x as u64
     }

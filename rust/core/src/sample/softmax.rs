@@ -19,7 +19,7 @@ use crate::support::cut::Cut;
 
 const BLOCK_SCALE: f64 = (1_u64 << 40) as f64;
 const TOKEN_SCALE: f64 = (1_u64 << 51) as f64;
-/// For tokens that were gathered, of which there are fewer than 2^14.
+/// For tokens that were gathered, of which there are at most 2^15.
 const GATHERED_SCALE: f64 = (1_u64 << 48) as f64;
 
 /// Groups of 64 tokens in a block.
@@ -32,8 +32,8 @@ pub struct SoftmaxScratch {
     pub(super) ends: Vec<u64>,
     /// Which of the opened blocks each block is.
     places: Vec<Option<u32>>,
-    /// Of the opened blocks, the terms of their tokens and the cumulative masses of groups of 64.
-    terms: Vec<[f32; SUM_BLOCK]>,
+    /// Of the opened blocks, the terms of their tokens, one block after the other, and the cumulative masses of groups of 64.
+    terms: Vec<f32>,
     group_ends: Vec<[u64; GROUPS]>,
     /// Of gathered tokens.
     gathered: Vec<f32>,
@@ -110,6 +110,8 @@ pub(super) struct Masses<'a> {
     /// Sum of all terms.
     z: f64,
     total: u64,
+    /// Tokens of a block, in whole groups: a short row has fewer than SUM_BLOCK.
+    width: usize,
     scratch: &'a mut SoftmaxScratch,
 }
 
@@ -133,12 +135,13 @@ impl<'a> Masses<'a> {
             law,
             z: sums.iter().sum(),
             total,
+            width: row.scores.len().next_multiple_of(BLOCK).min(SUM_BLOCK),
             scratch,
         }
     }
 
     /// The terms of a block.
-    fn terms(&self, block: usize, terms: &mut [f32; SUM_BLOCK]) {
+    fn terms(&self, block: usize, terms: &mut [f32]) {
         let Row { scores, mask, .. } = self.row;
         let (Law::Cut(exponential, _) | Law::Tailed(Tail { exponential, .. }, _)) = &self.law;
         arch::block_terms(self.level, scores, mask, exponential, block, terms);
@@ -177,7 +180,8 @@ impl<'a> Masses<'a> {
         // Of `mass << 64`; as a fraction of it, 51 of these bits are dropped.
         let inside = product - (u128::from(start) << 64);
         let place = self.open(block);
-        let (terms, group_ends) = (&self.scratch.terms[place], &self.scratch.group_ends[place]);
+        let terms = &self.scratch.terms[place * self.width..];
+        let group_ends = &self.scratch.group_ends[place];
         let sum = group_ends[GROUPS - 1];
         let target = ((inside >> 51) * u128::from(sum) / (u128::from(mass) << 13)) as u64;
         let group = group_ends.partition_point(|&end| end <= target);
@@ -201,17 +205,21 @@ impl<'a> Masses<'a> {
         if let Some(place) = self.scratch.places[block] {
             return place as usize;
         }
-        let mut terms = [0.0; SUM_BLOCK];
-        self.terms(block, &mut terms);
+        let place = self.scratch.group_ends.len();
+        let mut terms = std::mem::take(&mut self.scratch.terms);
+        terms.resize((place + 1) * self.width, 0.0);
+        let opened = &mut terms[place * self.width..];
+        self.terms(block, opened);
         let mut total = 0;
         let mut ends = [0; GROUPS];
-        for (end, terms) in ends.iter_mut().zip(terms.as_chunks::<BLOCK>().0) {
-            total += terms.iter().map(|&term| token_mass(term)).sum::<u64>();
+        let mut groups = opened.as_chunks::<BLOCK>().0.iter();
+        for end in &mut ends {
+            let terms = groups.next().into_iter().flatten();
+            total += terms.map(|&term| token_mass(term)).sum::<u64>();
             *end = total;
         }
-        let place = self.scratch.terms.len();
         self.scratch.places[block] = Some(place as u32);
-        self.scratch.terms.push(terms);
+        self.scratch.terms = terms;
         self.scratch.group_ends.push(ends);
         place
     }

@@ -8,16 +8,18 @@
 //! * The best token, hence the shift of the scores, and each score after it.
 //! * TopK: its k tokens are candidates (see [`kth_largest`]), or, where another bound is higher, the candidates are the
 //!   first in order and no token after them has probability. MinP: a comparison, token by token.
-//! * Sparse solvers: `threshold::candidates` drops what is too far below the best token first thing. What the bound drops
-//!   would be dropped there, so the selection that follows meets the same scores in the same order. The final sums run
-//!   over the face and only lose terms that are zero, which no compensated sum notices.
+//! * Sparse solvers: what comes out of them does not depend on tokens without probability that are below the bound, to the
+//!   last bit. `threshold` decides on the support by integers and sums over nothing else; `tsallis::flat` looks at no token
+//!   that its first phase, on the best ones, leaves without probability; `tsallis::steep` drops first thing what is too far below
+//!   the best token. The final sums run over the face in the order of the ids, and only lose terms that are zero, which no
+//!   compensated sum notices.
 //!
 //! Where a rule is about sums, these come from the same read, and the face is a cut of the order (`support::cut`). A softmax
 //! over many tokens is not solved at all: it is drawn from by its terms (`sample`).
 
 use super::cover::{Tail, from_coverage};
-use super::{Solved, Term, Workspace, dispatch, distribute};
-use crate::arch::{self, BLOCK, Bounds, Exponential, Level};
+use super::{Solved, Term, Workspace, dispatch, distribute, tsallis};
+use crate::arch::{self, BLOCK, Exponential, Level, Threshold};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
 use crate::status::Status;
@@ -31,6 +33,9 @@ pub(super) const EXACT: usize = 128;
 
 /// More tokens than this are not gathered, but left where they are.
 pub(super) const GATHERED: usize = 1 << 13;
+
+/// The masses of more tokens might overflow.
+const MOST_GATHERED: usize = 1 << 15;
 
 /// Rows longer than this might overflow the sums of masses.
 pub(super) const LONGEST: usize = 1 << 22;
@@ -110,7 +115,7 @@ pub(super) fn shortcut(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Worksp
     ws.reads.measured = None;
     match reach(plan) {
         Some(reach) if reach.measures => from_sums(plan, &reach, row, level, ws),
-        Some(reach) => from_maxima(plan, &reach, row, level, ws),
+        Some(reach) => from_maxima(plan, &reach, row, level, ws).map(Some),
         None => Ok(None),
     }
 }
@@ -122,8 +127,18 @@ struct Reach {
     offset: f64,
     /// Among the first so many in order.
     first: usize,
+    /// Above the threshold of a sparse optimum, if nothing is said of the order.
+    sparse: Option<Sparse>,
     /// Rules about sums over all tokens say more, or there is nothing else to say.
     measures: bool,
+}
+
+/// A sparse objective.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Sparse {
+    /// How far below the best token one can be and have probability.
+    width: f64,
+    alpha: f64,
 }
 
 /// The reach of a plan, if it has any that depends on no more than sums over all tokens.
@@ -138,15 +153,19 @@ fn reach(plan: &Plan) -> Option<Reach> {
     let mut reach = Reach {
         offset: f64::NEG_INFINITY,
         first: usize::MAX,
+        sparse: None,
         measures: false,
     };
     match plan.objective {
         // Every support keeps the best token.
         Objective::Argmax => return Some(Reach { first: 1, ..reach }),
         Objective::Softmax { .. } | Objective::AnchoredSoftmax { .. } => {}
-        Objective::Quadratic { lam } => reach.offset = -spread(plan, lam)?,
-        Objective::Tsallis { lam, alpha } => reach.offset = -spread(plan, lam / (alpha - 1.0))?,
+        Objective::Quadratic { lam } => reach.sparse = Some(Sparse::new(plan, lam, 2.0)?),
+        Objective::Tsallis { lam, alpha } => reach.sparse = Some(Sparse::new(plan, lam, alpha)?),
         _ => return None,
+    }
+    if let Some(Sparse { width, .. }) = reach.sparse {
+        reach.offset = -width;
     }
     for &Support { rule, raw } in &plan.supports {
         match rule {
@@ -175,6 +194,13 @@ fn spread(plan: &Plan, depth: f64) -> Option<f64> {
     steps.iter().all(ordinary).then_some(steps[2] * (1.0 + 1e-9))
 }
 
+impl Sparse {
+    fn new(plan: &Plan, lam: f64, alpha: f64) -> Option<Self> {
+        let width = spread(plan, lam / (alpha - 1.0))?;
+        Some(Sparse { width, alpha })
+    }
+}
+
 /// The factor of the scores in log q, if q is a softmax of the scores on its face: `log q = l / lam + log r + constant`, where
 /// log p is again a multiple of the scores.
 pub(super) fn softmax_scale(plan: &Plan) -> Option<f64> {
@@ -188,66 +214,41 @@ pub(super) fn softmax_scale(plan: &Plan) -> Option<f64> {
     }
 }
 
-/// The way without sums: maxima of blocks, and what they say of the candidates. `None` if that is too much to be worth it;
-/// `Err` as in [`Prepared::load`].
-fn from_maxima(
-    plan: &Plan,
-    reach: &Reach,
-    row: &Row<'_>,
-    level: Level,
-    ws: &mut Workspace,
-) -> Result<Option<Ready>, Status> {
-    let Reads {
-        maxima, selection, max, ..
-    } = &mut ws.reads;
+/// The way without sums: maxima of blocks, and what they say of the candidates. `Err` as in [`Prepared::load`].
+fn from_maxima(plan: &Plan, reach: &Reach, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
+    let Reads { maxima, max, .. } = &mut ws.reads;
     let summary = arch::block_maxima(level, row.scores, row.mask, maxima);
     summary.check()?;
     *max = summary.max + 0.0;
     if reach.first == 1 {
         let best = first_of(summary.max, row, maxima);
         ws.prepared.hold([best], [summary.max]);
-        return Ok(Some(Ready::Solved(solve_candidates(plan, true, ws))));
+        return Ok(Ready::Solved(solve_candidates(plan, true, ws)));
     }
-    let nearest = kth_largest(reach.first, maxima, selection, f64::total_cmp)
-        .unwrap_or(f64::NEG_INFINITY)
-        .max(summary.max + reach.offset);
-    // `min`: a rule may ask for more than the maximum (rho > 1, or NaN), and keeps the best token all the same.
-    let least = nearest.min(summary.max).max(f64::MIN);
+    let least = least_score(reach, summary.max, row, level, ws);
+    let maxima = &ws.reads.maxima;
     let narrow = !matches!(row.scores, Scores::F64(_)) && row.scores.len() <= LONGEST;
     let scale = softmax_scale(plan).filter(|_| narrow);
     if let (Some(scale), usize::MAX) = (scale, reach.first) {
         let reached = maxima.iter().filter(|&&maximum| maximum >= least).count();
-        if reached > GATHERED / BLOCK * 4 {
-            return Ok(Exponential::new(scale, summary.max).map(|exponential| {
-                let exponential = exponential.from(least);
-                let sums = &mut ws.reads.sweep.sums;
-                arch::block_sums(level, row.scores, row.mask, &exponential, sums);
-                Ready::Spread(exponential, Cut::from(least))
-            }));
+        if let (true, Some(exponential)) = (reached > GATHERED / BLOCK * 4, Exponential::new(scale, summary.max)) {
+            let exponential = exponential.from(least);
+            let sums = &mut ws.reads.sweep.sums;
+            arch::block_sums(level, row.scores, row.mask, &exponential, sums);
+            return Ok(Ready::Spread(exponential, Cut::from(least)));
         }
     }
-    if least == f64::MIN && row.mask.is_none() {
-        return Ok(None);
-    }
-    let limit = (row.scores.len() / 4).max(BLOCK);
-    let bounds = Bounds { least, limit };
-    let (prepared, reads) = (&mut ws.prepared, &mut ws.reads);
-    let complete = prepared
-        .collect_with(|ids, x| arch::collect_above(level, row.scores, row.mask, &reads.maxima, bounds, (ids, x)));
-    if !complete {
-        return Ok(None);
-    }
-    let status = |ws: &mut Workspace| Ready::Solved(solve_candidates(plan, false, ws));
+    collect(reach.first, least, row, level, ws);
     let Some(exponential) = scale
-        .filter(|_| prepared.x.len() > EXACT)
+        .filter(|_| ws.prepared.x.len() > EXACT)
         .and_then(|scale| Exponential::new(scale, summary.max))
     else {
-        return Ok(Some(status(ws)));
+        return Ok(Ready::Solved(solve_candidates(plan, false, ws)));
     };
     select_candidates(plan, ws);
     let kept = ws.keep.iter().filter(|keep| **keep).count();
-    if kept <= EXACT {
-        return Ok(Some(status(ws)));
+    if !(EXACT + 1..=MOST_GATHERED).contains(&kept) {
+        return Ok(Ready::Solved(solve_candidates(plan, false, ws)));
     }
     let Workspace {
         prepared, keep, reads, ..
@@ -265,7 +266,67 @@ fn from_maxima(
         ids.push(id);
         values.push(x as f32);
     }
-    Ok(Some(Ready::Gathered(exponential)))
+    Ok(Ready::Gathered(exponential))
+}
+
+/// Takes the tokens from `least` on, those of the first `first` in order at any rate, as candidates.
+fn collect(first: usize, least: f64, row: &Row<'_>, level: Level, ws: &mut Workspace) {
+    let Reads { maxima, selection, .. } = &mut ws.reads;
+    ws.prepared.collect_with(|ids, x| {
+        arch::collect_above(level, row.scores, row.mask, maxima, least, (ids, x));
+        // Of a row with too few blocks for a bound.
+        if first < x.len() / 8 {
+            let kth = kth_largest(first, x, selection, f64::total_cmp).unwrap_or(least);
+            keep_from(kth, ids, x);
+        }
+    });
+}
+
+/// A score that all tokens with probability reach, and the best one at any rate; finite.
+fn least_score(reach: &Reach, max: f64, row: &Row<'_>, level: Level, ws: &mut Workspace) -> f64 {
+    let Reads { maxima, selection, .. } = &mut ws.reads;
+    let least = max + reach.offset;
+    let nearest = match reach.sparse {
+        _ if reach.first < usize::MAX => {
+            kth_largest(reach.first, maxima, selection, f64::total_cmp).map_or(least, |kth| kth.max(least))
+        }
+        Some(Sparse { width, alpha }) if alpha == 2.0 || alpha == 1.5 => {
+            let squared = alpha == 1.5;
+            arch::threshold_bound(level, Threshold { width, squared }, maxima, max, least, selection)
+        }
+        // With larger alpha few tokens are so near to the best one anyway.
+        Some(Sparse { width, alpha }) if alpha < 2.0 => head_bound(width, alpha - 1.0, max, least, row, level, ws),
+        _ => least,
+    };
+    // `min`: a rule may ask for more than the maximum (rho > 1, or NaN), and keeps the best token all the same.
+    nearest.min(max).max(f64::MIN)
+}
+
+/// The bound that the best tokens alone give, if there are many of them above `least`: [`tsallis::flat`] never gets to others.
+fn head_bound(width: f64, power: f64, max: f64, least: f64, row: &Row<'_>, level: Level, ws: &mut Workspace) -> f64 {
+    let Reads { maxima, selection, .. } = &mut ws.reads;
+    let kth = kth_largest(tsallis::HEAD, maxima, selection, f64::total_cmp);
+    let Some(kth) = kth.filter(|&kth| kth > least) else {
+        return least;
+    };
+    ws.prepared
+        .collect_with(|ids, x| arch::collect_above(level, row.scores, row.mask, maxima, kth, (ids, x)));
+    let z = ws.prepared.x.iter().map(|x| (x - max) / (width * power));
+    let mu = tsallis::rough_start(power, z, selection);
+    // Lower by a margin for rounding, as `width` is; and the solver starts with the best tokens all the same.
+    let bound = max - width * (1.0 + 1e-6 - power * mu);
+    least.max(bound.min(kth))
+}
+
+/// Drops tokens below `least`.
+fn keep_from(least: f64, ids: &mut Vec<u32>, x: &mut Vec<f64>) {
+    let mut kept = 0;
+    for i in 0..x.len() {
+        (ids[kept], x[kept]) = (ids[i], x[i]);
+        kept += usize::from(x[i] >= least);
+    }
+    ids.truncate(kept);
+    x.truncate(kept);
 }
 
 /// The way with sums: the face is a cut. `None` where only the whole distribution can tell.

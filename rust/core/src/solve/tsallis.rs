@@ -9,38 +9,29 @@ use crate::support::rank::{self, Ranked};
 /// More steps than any row needs; reaching it is reported as reduced accuracy.
 const LIMIT: u32 = 200;
 
+/// Of more tokens than this, so many of the best come first.
+pub(super) const HEAD: usize = 256;
+
 /// `1 < alpha < 2`: Newton on mu from the left.
 ///
 /// With S = sum q, `S^(alpha-1)` is a norm of the positive parts of affine functions of mu, hence convex and decreasing:
 /// Newton started at mu = 0, where the best token alone makes S >= 1, rises monotonically to the root. In the scale
 /// `(S^(alpha-1) - 1) / (alpha - 1)` nothing degenerates as alpha approaches 1, where it is log S.
+///
+/// The root of the best tokens alone is below that of all, and a better start. Where it leaves a token none, no step looks at
+/// it: so the result does not depend on tokens so low, nor on whether the face has them.
 pub(super) fn flat(lam: f64, alpha: f64, face: &Face, scratch: &mut Scratch, answer: &mut Answer) -> Solved {
     let power = alpha - 1.0;
-    let z = &mut scratch.ranked;
-    candidates(face, |l| l / lam, -1.0 / power, z);
-    let mut mu = 0.0;
-    let mut iterations = 0;
-    while iterations < LIMIT {
-        iterations += 1;
-        let (mut total, mut slope) = (math::Sum::default(), math::Sum::default());
-        for item in z.iter() {
-            let base = power * (item.value - mu);
-            if base > -1.0 {
-                let q = math::exp(math::ln_1p(base) / power);
-                total.add(q);
-                slope.add(q / (1.0 + base));
-            }
-        }
-        let (total, slope) = (total.value(), slope.value());
-        let log_total = math::ln(total);
-        let residual = math::expm1(power * log_total) / power;
-        let next = mu + residual * total / (math::exp(power * log_total) * slope);
-        // Rounding is all that stops the rise: past it there is nothing to gain.
-        if log_total <= 1e-15 || next <= mu || !next.is_finite() {
-            break;
-        }
-        mu = next;
+    let Scratch { ranked: z, values, .. } = scratch;
+    candidates(face, |l| l / lam, |z| z > -1.0 / power, z);
+    let mut newton = Newton::new(power);
+    if z.len() > HEAD {
+        take_head(z.iter().map(|item| item.value), values);
+        newton.rise(values.iter().copied(), 0.0);
+        z.retain(|item| newton.base(item.value) > -1.0);
     }
+    newton.rise(z.iter().map(|item| item.value), 0.0);
+    let Newton { mu, iterations, .. } = newton;
     // In logs, because for alpha near 1 probabilities that underflow are still positive.
     answer.log_q.clear();
     answer.log_q.resize(face.len(), f64::NEG_INFINITY);
@@ -52,6 +43,75 @@ pub(super) fn flat(lam: f64, alpha: f64, face: &Face, scratch: &mut Scratch, ans
     }
     let total = math::exp(answer.normalise_logs());
     Solved::iterated(lam * (mu - 1.0 / alpha), iterations, (total - 1.0).abs())
+}
+
+/// A lower bound on where [`flat`] gets with its best tokens, from tokens among which these are, at least HEAD.
+pub(super) fn rough_start(power: f64, z: impl Iterator<Item = f64> + Clone, values: &mut Vec<f64>) -> f64 {
+    take_head(z, values);
+    let mut newton = Newton::new(power);
+    newton.rise(values.iter().copied(), 1e-3);
+    newton.mu
+}
+
+/// Keeps the largest HEAD values, and what ties with the last of them, as they come.
+fn take_head(z: impl Iterator<Item = f64> + Clone, head: &mut Vec<f64>) {
+    head.clear();
+    head.extend(z.clone());
+    let least = *head.select_nth_unstable_by(HEAD - 1, |a, b| b.total_cmp(a)).1;
+    head.clear();
+    head.extend(z.filter(|&z| z >= least));
+}
+
+/// Where Newton's method for `1 < alpha < 2` stands.
+struct Newton {
+    power: f64,
+    mu: f64,
+    iterations: u32,
+}
+
+impl Newton {
+    fn new(power: f64) -> Self {
+        Newton {
+            power,
+            mu: 0.0,
+            iterations: 0,
+        }
+    }
+
+    /// `q^power - 1` of a token, at most -1 where q = 0.
+    fn base(&self, z: f64) -> f64 {
+        self.power * (z - self.mu)
+    }
+
+    /// Goes up to the root for some tokens, or until a step is shorter than `near`.
+    fn rise(&mut self, z: impl Iterator<Item = f64> + Clone, near: f64) {
+        let power = self.power;
+        while self.iterations < LIMIT {
+            self.iterations += 1;
+            let (mut total, mut slope) = (math::Sum::default(), math::Sum::default());
+            for z in z.clone() {
+                let base = self.base(z);
+                if base > -1.0 {
+                    let q = math::exp(math::ln_1p(base) / power);
+                    total.add(q);
+                    slope.add(q / (1.0 + base));
+                }
+            }
+            let (total, slope) = (total.value(), slope.value());
+            let log_total = math::ln(total);
+            let residual = math::expm1(power * log_total) / power;
+            let next = self.mu + residual * total / (math::exp(power * log_total) * slope);
+            // Rounding is all that stops the rise: past it there is nothing to gain.
+            if log_total <= 1e-15 || next <= self.mu || !next.is_finite() {
+                break;
+            }
+            let step = next - self.mu;
+            self.mu = next;
+            if step < near {
+                break;
+            }
+        }
+    }
 }
 
 /// `alpha > 2`: the support by breakpoints, then Newton on its smallest probability.
@@ -67,7 +127,7 @@ pub(super) fn steep(lam: f64, alpha: f64, face: &Face, scratch: &mut Scratch, an
         values: roots,
         ..
     } = scratch;
-    candidates(face, |l| power * (l / lam), -1.0, z);
+    candidates(face, |l| power * (l / lam), |z| z > -1.0, z);
     let count = rank::prefix(z, |items, _| {
         items
             .last()

@@ -60,15 +60,21 @@ pub(crate) fn kth_largest<T: Copy + PartialOrd>(
     if k > maxima.len() {
         return None;
     }
-    let (head, tail) = maxima.split_at(maxima.len().min(k.saturating_mul(8).max(FEWEST)));
-    selection.clear();
-    selection.extend_from_slice(head);
-    for maxima in tail.chunks(head.len()) {
-        for (selected, &maximum) in selection.iter_mut().zip(maxima) {
-            *selected = if maximum > *selected { maximum } else { *selected };
+    fold(maxima, k.saturating_mul(8).max(FEWEST), selection);
+    Some(*selection.select_nth_unstable_by(k - 1, |a, b| compare(b, a)).1)
+}
+
+/// Sets `folded` to the maxima over `count` larger sets, or to the maxima themselves if they are no more.
+#[inline(always)]
+pub(crate) fn fold<T: Copy + PartialOrd>(maxima: &[T], count: usize, folded: &mut Vec<T>) {
+    let (head, tail) = maxima.split_at(maxima.len().min(count));
+    folded.clear();
+    folded.extend_from_slice(head);
+    for maxima in tail.chunks(count) {
+        for (folded, &maximum) in folded.iter_mut().zip(maxima) {
+            *folded = if maximum > *folded { maximum } else { *folded };
         }
     }
-    Some(*selection.select_nth_unstable_by(k - 1, |a, b| compare(b, a)).1)
 }
 
 /// Exactly the first k in order.

@@ -38,7 +38,9 @@ fn law(masses: &mut Masses<'_>, length: usize) -> Vec<f64> {
         let place = masses.open(block);
         let sum = masses.scratch.group_ends[place][GROUPS - 1] as f64;
         assert!(mass == 0.0 || sum > 0.0);
-        let tokens = masses.scratch.terms[place].iter().map(|&term| token_mass(term));
+        let tokens = masses.scratch.terms[place * masses.width..][..masses.width]
+            .iter()
+            .map(|&term| token_mass(term));
         q.extend(tokens.map(|token| if mass > 0.0 { token as f64 / sum * mass } else { 0.0 }));
     }
     q.truncate(length);
