@@ -3,7 +3,7 @@
 use super::dispatch::{Kernel, narrow};
 use super::lanes::{Element, ExpLanes, Lanes, Narrow};
 use super::sums::{Groups, LANES};
-use super::sweep::Sweep;
+use super::sweep::{SPAN, SPANS, Sweep};
 use super::{BLOCK, Bounds, Level, Summary, scalar};
 use crate::row::{Mask, Scores};
 
@@ -241,13 +241,18 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
             let (ids, values) = self.out;
             let groups = Groups::new(self.scores, self.mask);
             let tops = self.sweep.tops.as_chunks::<LANES>().0;
-            let maxima = self.sweep.maxima.as_chunks::<LANES>().0;
+            let spans = self.sweep.maxima.as_chunks::<LANES>().0.as_chunks::<SPANS>().0;
             for (block, tops) in tops.iter().enumerate() {
                 if !reaches(tops, least) {
                     continue;
                 }
-                for group in groups.of_block(block) {
-                    if !reaches(&maxima[group], least) {
+                // Spans that reach it, one bit a group.
+                let mut reached = 0_u32;
+                for (span, maxima) in spans[block].iter().enumerate() {
+                    reached |= u32::from(reaches(maxima, least)) * ((1 << SPAN) - 1) << (span * SPAN);
+                }
+                for (offset, group) in groups.of_block(block).enumerate() {
+                    if reached >> offset & 1 == 0 {
                         continue;
                     }
                     let (scores, allowed) = groups.get(group);

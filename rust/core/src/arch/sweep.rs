@@ -11,7 +11,7 @@ use crate::row::{Mask, Scores};
 /// What the fused sweep leaves of a row.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sweep {
-    /// The largest allowed scores of each group of 64 tokens, lane by lane: four tokens each.
+    /// The largest allowed scores of each span of four groups, 256 tokens, lane by lane: sixteen tokens each.
     pub(crate) maxima: Vec<f32>,
     /// The same for each block of 1024 tokens.
     pub(crate) tops: Vec<f32>,
@@ -33,7 +33,7 @@ pub(crate) fn sweep(
     let octaves = octaves_of(scale)?;
     // All of it is overwritten.
     let blocks = scores.len().div_ceil(SUM_BLOCK);
-    out.maxima.resize(scores.len().div_ceil(BLOCK) * LANES, 0.0);
+    out.maxima.resize(blocks * SPANS * LANES, 0.0);
     out.tops.resize(blocks * LANES, 0.0);
     out.sums.resize(blocks, 0.0);
     out.references.resize(blocks, 0.0);
@@ -94,10 +94,10 @@ impl<T: Narrow> Kernel for Fused<'_, T> {
                 sums,
                 references,
             } = self.out;
-            let blocks = tops.as_chunks_mut::<LANES>().0.iter_mut().zip(sums).zip(references);
-            for (block, ((tops, sum), reference)) in blocks.enumerate() {
+            let maxima = maxima.as_chunks_mut::<LANES>().0.as_chunks_mut::<SPANS>().0.iter_mut();
+            let blocks = tops.as_chunks_mut::<LANES>().0.iter_mut().zip(maxima);
+            for (block, (((tops, maxima), sum), reference)) in blocks.zip(sums).zip(references).enumerate() {
                 let range = groups.of_block(block);
-                let maxima = &mut maxima[range.start * LANES..range.end * LANES];
                 let mut pass = Pass {
                     powers,
                     octaves: self.octaves,
@@ -125,6 +125,10 @@ impl<T: Narrow> Kernel for Fused<'_, T> {
     }
 }
 
+/// Groups of a span, and spans of a block.
+pub(super) const SPAN: usize = 4;
+pub(super) const SPANS: usize = SUM_BLOCK / BLOCK / SPAN;
+
 /// How far above its reference a block may reach, in steps.
 const MARGIN: f64 = 40.0 * STEPS;
 
@@ -137,7 +141,7 @@ struct Pass<'a, T, L: ExpLanes> {
     octaves: f32,
     groups: &'a Groups<'a, T>,
     range: std::ops::Range<usize>,
-    maxima: &'a mut [f32],
+    maxima: &'a mut [[f32; LANES]; SPANS],
 }
 
 impl<T: Narrow, L: ExpLanes> Pass<'_, T, L> {
@@ -178,19 +182,24 @@ impl<T: Narrow, L: ExpLanes> Pass<'_, T, L> {
             // The bits of scores below zero grow as they fall.
             if let (Some(groups), true) = (self.groups.plain(self.range.clone()), least < 0.0) {
                 let mut totals = Totals::<L>::new(self.powers, reference, least);
-                let maxima = self.maxima.as_chunks_mut::<LANES>().0;
-                for (scores, maxima) in groups.iter().zip(maxima) {
-                    totals.add::<T, false>(scores, u64::MAX, maxima);
+                let spans = groups.chunks(SPAN).map(Some).chain(std::iter::repeat(None));
+                for (groups, maxima) in spans.zip(self.maxima.iter_mut()) {
+                    for scores in groups.unwrap_or_default() {
+                        totals.add::<T, false>(scores, u64::MAX);
+                    }
+                    totals.end_span(maxima);
                 }
                 if !totals.lowest.has_larger_bits(least.to_bits()) {
                     return totals.finish(tops);
                 }
             }
             let mut totals = Totals::<L>::new(self.powers, reference, least);
-            let maxima = self.maxima.as_chunks_mut::<LANES>().0;
-            for (group, maxima) in self.range.clone().zip(maxima) {
-                let (scores, allowed) = self.groups.get(group);
-                totals.add::<T, true>(scores, allowed, maxima);
+            for (span, maxima) in self.maxima.iter_mut().enumerate() {
+                for group in self.range.clone().skip(span * SPAN).take(SPAN) {
+                    let (scores, allowed) = self.groups.get(group);
+                    totals.add::<T, true>(scores, allowed);
+                }
+                totals.end_span(maxima);
             }
             totals.finish(tops)
         }
@@ -203,7 +212,9 @@ struct Totals<L: ExpLanes> {
     rounder: Rounder<L>,
     least: L,
     sums: [L; LANES / 4],
+    /// The largest scores of the block, but for those of the span at hand.
     best: [L; LANES / 4],
+    span: [L; LANES / 4],
     /// Of the bits of the lowest score.
     lowest: L,
 }
@@ -222,6 +233,7 @@ impl<L: ExpLanes> Totals<L> {
                 least: L::splat(least),
                 sums: [L::splat(0.0); LANES / 4],
                 best: [L::lowest(); LANES / 4],
+                span: [L::lowest(); LANES / 4],
                 lowest: L::splat(0.0),
             }
         }
@@ -233,22 +245,16 @@ impl<L: ExpLanes> Totals<L> {
     ///
     /// As for `new`.
     #[inline(always)]
-    unsafe fn add<T: Narrow, const RAISED: bool>(
-        &mut self,
-        scores: &[T; BLOCK],
-        allowed: u64,
-        maxima: &mut [f32; LANES],
-    ) {
-        // SAFETY: the last load starts at BLOCK - COUNT, the last store at LANES - COUNT.
+    unsafe fn add<T: Narrow, const RAISED: bool>(&mut self, scores: &[T; BLOCK], allowed: u64) {
+        // SAFETY: the last load starts at BLOCK - COUNT.
         unsafe {
             prefetch::<T, L>(scores);
             let mut lane = 0;
             while lane < LANES {
                 let mut x = load_lanes::<T, L>(scores, lane, allowed);
                 let top = x[0].max(x[1]).max(x[2].max(x[3]));
-                top.store(maxima.as_mut_ptr().add(lane));
                 let column = lane / L::COUNT;
-                self.best[column] = self.best[column].max(top);
+                self.span[column] = self.span[column].max(top);
                 if RAISED {
                     // In this order, what is no number stays none.
                     x = [
@@ -273,7 +279,27 @@ impl<L: ExpLanes> Totals<L> {
         }
     }
 
-    /// Leaves the largest scores, lane by lane; the largest of them, and the sum.
+    /// Leaves the largest scores of a span, lane by lane, and starts the next.
+    ///
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    unsafe fn end_span(&mut self, maxima: &mut [f32; LANES]) {
+        // SAFETY: the last store starts at LANES - COUNT.
+        unsafe {
+            let mut lane = 0;
+            while lane < LANES {
+                let column = lane / L::COUNT;
+                self.span[column].store(maxima.as_mut_ptr().add(lane));
+                self.best[column] = self.best[column].max(self.span[column]);
+                self.span[column] = L::lowest();
+                lane += L::COUNT;
+            }
+        }
+    }
+
+    /// Leaves the largest scores of the block, lane by lane; the largest of them, and the sum.
     ///
     /// # Safety
     ///

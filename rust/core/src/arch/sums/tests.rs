@@ -91,7 +91,9 @@ fn check_sweep(scores: Scores<'_>, x: &[f64], mask: Option<Mask<'_>>, scale: f64
             (f64::from(largest(&mut (0..x.len()))), false)
         );
         assert_eq!(found.as_ref(), Some(exponential));
-        assert_eq!(sweep.maxima, maxima(BLOCK));
+        let spans = maxima(4 * BLOCK);
+        assert_eq!(sweep.maxima[..spans.len()], spans);
+        assert!(sweep.maxima[spans.len()..].iter().all(|&x| x == f32::NEG_INFINITY));
         assert_eq!(sweep.tops, maxima(SUM_BLOCK));
         let mut sums = vec![];
         block_sums(level, scores, mask, exponential, &mut sums);
