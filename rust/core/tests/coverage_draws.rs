@@ -9,6 +9,7 @@ use optdecode_core::par::Scratch;
 use optdecode_core::plan::*;
 use optdecode_core::row::{Mask, Row, Scores};
 use optdecode_core::sample::{Coupling, draw_tokens};
+use optdecode_core::solve::{Wanted, solve_into};
 use proptest::prelude::*;
 
 const DRAWS: usize = 300;
@@ -16,6 +17,7 @@ const DRAWS: usize = 300;
 /// One row under one plan: draws in bits, and their log-probabilities against the exact ones.
 fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
     let exact = solve(plan, row);
+    check_written(plan, row, &exact.q, scratch);
     let mut first: Option<(Vec<i64>, Vec<u64>)> = None;
     for level in Level::available() {
         let (mut tokens, mut log_probs) = (vec![-7; DRAWS], vec![7.0; DRAWS]);
@@ -39,6 +41,38 @@ fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
                 check_counts(&drawn.0, &exact.q);
                 first = Some(drawn);
             }
+        }
+    }
+}
+
+/// q alone, written to where something else was, and to zeros.
+fn check_written(plan: &Plan, row: &Row<'_>, exact: &[f64], scratch: &mut Scratch) {
+    let mut first: Option<Vec<u32>> = None;
+    for (level, zeroed) in Level::available().flat_map(|level| [(level, false), (level, true)]) {
+        let mut probs = vec![if zeroed { 0.0 } else { 7.0 }; exact.len()];
+        let mut wanted = Wanted {
+            probs: Some(&mut probs[..]),
+            zeroed,
+            ..Wanted::default()
+        };
+        if !solve_into(plan, row, level, &mut wanted, &mut scratch.workspace)
+            .status
+            .is_solved()
+        {
+            assert!(probs.iter().all(|q| q.is_nan()));
+            continue;
+        }
+        for (&q, &exact) in probs.iter().zip(exact) {
+            let error = (f64::from(q) - exact).abs();
+            assert!(
+                error <= 1e-5 * exact + 2.0_f64.powi(-39),
+                "{level:?} {plan:?}: {q} {exact}"
+            );
+        }
+        let bits = probs.iter().map(|q| q.to_bits()).collect();
+        match &first {
+            Some(first) => assert!(*first == bits, "{level:?} {plan:?}"),
+            None => first = Some(bits),
         }
     }
 }

@@ -307,3 +307,63 @@ unsafe fn add_tail<T: Narrow, L: ExpLanes>(
         }
     }
 }
+
+/// Sets `probs` to `w (1 - rho w)`, `w = omega term`, of every token, 0 of forbidden ones; of a length with `scores`. f64 rows have
+/// none.
+pub(crate) fn write_tail(
+    level: Level,
+    scores: Scores<'_>,
+    mask: Option<Mask<'_>>,
+    exponential: &Exponential,
+    [omega, rho]: [f64; 2],
+    probs: &mut [f32],
+) {
+    let series = [omega as f32, rho as f32];
+    narrow!(level, scores, scores => WriteTail { scores, mask, exponential, series, probs }, _wide => {});
+}
+
+struct WriteTail<'a, T> {
+    scores: &'a [T],
+    mask: Option<Mask<'a>>,
+    exponential: &'a Exponential,
+    series: [f32; 2],
+    probs: &'a mut [f32],
+}
+
+impl<T: Narrow> Kernel for WriteTail<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: ExpLanes>(self) {
+        // SAFETY: the caller's; the last load and the last store start at BLOCK - COUNT.
+        unsafe {
+            let constants = Constants::<L>::new(self.exponential);
+            let [omega, rho] = [L::splat(self.series[0]), L::splat(self.series[1])];
+            let groups = Groups::new(self.scores, self.mask);
+            // From the end, which was read last.
+            for (group, probs) in self.probs.chunks_mut(BLOCK).enumerate().rev() {
+                let (scores, allowed) = groups.get(group);
+                let mut buffer = [0.0; BLOCK];
+                let mut lane = 0;
+                while lane < BLOCK {
+                    let x = T::load_narrow::<L>(scores.as_ptr().add(lane));
+                    let x = if allowed == u64::MAX {
+                        x
+                    } else {
+                        x.keep(allowed >> lane)
+                    };
+                    let w = constants.terms(x).times(omega);
+                    let q = w.minus(w.times(rho).times(w));
+                    match probs.len() {
+                        BLOCK => q.store(probs.as_mut_ptr().add(lane)),
+                        _ => q.store(buffer.as_mut_ptr().add(lane)),
+                    }
+                    lane += L::COUNT;
+                }
+                if probs.len() < BLOCK {
+                    probs.copy_from_slice(&buffer[..probs.len()]);
+                }
+            }
+        }
+    }
+}

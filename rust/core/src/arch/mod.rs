@@ -23,7 +23,7 @@ mod write;
 mod x86_64;
 
 use crate::status::Status;
-pub(crate) use coverage::{Newton, tail_sums};
+pub(crate) use coverage::{Newton, tail_sums, write_tail};
 pub(crate) use exp::Exponential;
 pub use maxima::block_maxima;
 pub(crate) use maxima::{collect_above, collect_between};

@@ -4,6 +4,7 @@
 //! the row (`arch::write_columns`) or, if it has few, into a row of zeros; of a sparse optimum the candidates are solved in f64
 //! and written likewise. Its scalars follow from a handful of sums. Everything else is solved whole.
 
+use super::cover::from_coverage;
 use super::draw::{EXACT, Ready, shortcut, softmax_scale};
 use super::{Outcome, Solved, Term, Workspace, distribute, stats};
 use crate::arch::{self, Columns, Density, Exponential, Level};
@@ -155,10 +156,25 @@ fn quickly(
     if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known {
         return Ok(None);
     }
+    let writer = Writer { plan, row, level };
+    if matches!(plan.objective, Objective::Coverage { .. }) {
+        // Tokens without probability to speak of, and what follows from their logarithms, are left to f64.
+        let Wanted {
+            probs: Some(probs),
+            log_probs: None,
+            face: None,
+            scalars: false,
+            zeroed,
+        } = wanted
+        else {
+            return Ok(None);
+        };
+        let ready = from_coverage(plan, row, level, ws)?;
+        return Ok(ready.map(|ready| writer.covered(ready, probs, *zeroed, ws)));
+    }
     let Some(ready) = shortcut(plan, row, level, ws)? else {
         return Ok(None);
     };
-    let writer = Writer { plan, row, level };
     Ok(match (ready, scale) {
         (Ready::Solved(solved), None) => writer.sparse(&solved, wanted, ws),
         (Ready::Solved(_), Some(scale)) => writer.few(scale, wanted, ws),
@@ -197,6 +213,34 @@ impl Writer<'_> {
             arch::write_columns(self.level, self.row.scores, self.row.mask, &Density::FLAT, columns);
         }
         Some(outcome)
+    }
+
+    /// The q of Best-of-K: of the tokens that coverage bends, and of the others by a series.
+    fn covered(&self, ready: Ready, probs: &mut [f32], zeroed: bool, ws: &Workspace) -> Outcome {
+        let Candidates { ids, terms, .. } = ws.reads.candidates();
+        if let Ready::Tailed(tail) = ready {
+            let Row { scores, mask, .. } = *self.row;
+            arch::write_tail(
+                self.level,
+                scores,
+                mask,
+                &tail.exponential,
+                [tail.omega, tail.rho],
+                probs,
+            );
+        } else if !zeroed {
+            probs.fill(0.0);
+        }
+        if let Ready::Solved(solved) = ready {
+            for (&id, &q) in ws.face().iter().zip(ws.q()) {
+                probs[id as usize] = q as f32;
+            }
+            return Outcome::unmeasured(solved.status, solved.iterations);
+        }
+        for (&id, &q) in ids.iter().zip(terms) {
+            probs[id as usize] = q;
+        }
+        Outcome::unmeasured(Status::Ok, 0)
     }
 
     /// A softmax over few tokens, in the workspace.
