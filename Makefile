@@ -119,7 +119,7 @@ comma := ,
 
 # What cross compiles and runs the tests where rustc is not one for 64-bit Arm. The other tests of the core never come to a
 # kernel, and take as long again.
-NEON_TESTS  := --lib --test draws --test softmax_draws
+NEON_TESTS  := --lib --test draws --test softmax_draws --test golden
 NEON_TARGET := aarch64-unknown-linux-gnu
 NEON_ROOT   := /usr/aarch64-linux-gnu
 NEON_APT    := (Debian, Ubuntu: apt install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
