@@ -53,7 +53,10 @@ fn plans() -> Vec<(&'static str, Plan)> {
         ("top-k 700", softmax(&[Rule::TopK(700)])),
         ("top-p .9", softmax(&[Rule::TopP(0.9)])),
         ("min-p .05", softmax(&[Rule::MinP(0.05)])),
-        ("T .8, k 50, p .95", tempered(softmax(&[Rule::TopK(50), Rule::TopP(0.95)]), 0.8)),
+        (
+            "T .8, k 50, p .95",
+            tempered(softmax(&[Rule::TopK(50), Rule::TopP(0.95)]), 0.8),
+        ),
         ("top-n-sigma 1", softmax(&[Rule::TopNSigma(1.0)])),
         ("p-less", softmax(&[Rule::PLess])),
         ("epsilon 3e-4", softmax(&[Rule::Epsilon(3e-4)])),
@@ -90,7 +93,12 @@ fn tokens(level: Level) -> String {
             ("f64", Scores::F64(&x), None, Coupling::Iid),
             ("f32", Scores::F32(&single), None, Coupling::Iid),
             ("f32 systematic", Scores::F32(&single), None, Coupling::Systematic),
-            ("f32 masked", Scores::F32(&single), Some(Mask::Flags(&flags)), Coupling::Iid),
+            (
+                "f32 masked",
+                Scores::F32(&single),
+                Some(Mask::Flags(&flags)),
+                Coupling::Iid,
+            ),
             ("f16", Scores::F16(&half), None, Coupling::Iid),
             ("bf16", Scores::Bf16(&brain), None, Coupling::Iid),
         ];

@@ -249,7 +249,8 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
                 // Spans that reach it, one bit a group.
                 let mut reached = 0_u32;
                 for (span, maxima) in spans[block].iter().enumerate() {
-                    reached |= u32::from(reaches(maxima, least)) * ((1 << SPAN) - 1) << (span * SPAN);
+                    let all = if reaches(maxima, least) { (1 << SPAN) - 1 } else { 0 };
+                    reached |= all << (span * SPAN);
                 }
                 for (offset, group) in groups.of_block(block).enumerate() {
                     if reached >> offset & 1 == 0 {
