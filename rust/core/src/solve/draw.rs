@@ -359,9 +359,8 @@ fn from_sums(
     let max = summary.max;
     // The terms that are drawn from, if that is how.
     let drawn = match softmax {
-        Some(scale) if scale == measured => exponential,
-        Some(scale) => Exponential::new(scale, max),
-        None => None,
+        Some(scale) if scale != measured => Exponential::new(scale, max),
+        _ => exponential.filter(|_| softmax.is_some()),
     };
     let (Some(exponential), true) = (exponential, drawn.is_some() == softmax.is_some()) else {
         return Ok(None);
@@ -387,35 +386,46 @@ fn from_sums(
         }
         return Ok(Some(Ready::Spread(drawn, cut)));
     }
-    let gathered = match drawn {
-        Some(_) => measure.may_be_few(cut.least) && scratch.candidates.gather(&measure, cut.least, GATHERED),
-        None => scratch
-            .candidates
-            .gather(&measure, cut.least, (row.scores.len() / 4).max(BLOCK)),
-    };
     let candidates = &mut scratch.candidates;
+    let gathered = match drawn {
+        Some(_) => measure.may_be_few(cut.least) && candidates.gather(&measure, cut.least, GATHERED),
+        None => candidates.gather(&measure, cut.least, (row.scores.len() / 4).max(BLOCK)),
+    };
     match drawn {
         Some(drawn) if !gathered => {
-            if !candidates.has_end_of(cut, &drawn) {
-                let measure = Measure {
-                    exponential: &drawn,
-                    ..measure
-                };
-                candidates.find_end_of(cut, &measure);
-            }
-            candidates.add_to_sums(cut);
+            sum_over(cut, &drawn, &measure, candidates);
             std::mem::swap(&mut sweep.sums, &mut candidates.sums);
-            return Ok(Some(Ready::Spread(drawn.from(cut.least), cut)));
+            Ok(Some(Ready::Spread(drawn.from(cut.least), cut)))
         }
-        None if !gathered => return Ok(None),
-        _ => candidates.keep(cut),
-    }
-    match drawn {
-        Some(drawn) if candidates.ids.len() > EXACT => Ok(Some(Ready::Gathered(drawn))),
+        None if !gathered => Ok(None),
         _ => {
-            let values = candidates.values.iter().map(|&x| f64::from(x));
-            ws.prepared.hold(candidates.ids.iter().copied(), values);
-            Ok(Some(Ready::Solved(solve_candidates(plan, true, ws))))
+            candidates.keep(cut);
+            Ok(Some(from_gathered(plan, drawn, ws)))
+        }
+    }
+}
+
+/// Leaves the sums of the terms of a cut as those of the candidates.
+fn sum_over(cut: Cut, drawn: &Exponential, measure: &Measure<'_>, candidates: &mut Candidates) {
+    if !candidates.has_end_of(cut, drawn) {
+        let measure = Measure {
+            exponential: drawn,
+            ..*measure
+        };
+        candidates.find_end_of(cut, &measure);
+    }
+    candidates.add_to_sums(cut);
+}
+
+/// The face is what was gathered: many tokens are drawn from by terms, if there are any, and few solved for.
+fn from_gathered(plan: &Plan, drawn: Option<Exponential>, ws: &mut Workspace) -> Ready {
+    let Candidates { ids, values, .. } = &ws.reads.cut.candidates;
+    match drawn {
+        Some(drawn) if ids.len() > EXACT => Ready::Gathered(drawn),
+        _ => {
+            let x = values.iter().map(|&x| f64::from(x));
+            ws.prepared.hold(ids.iter().copied(), x);
+            Ready::Solved(solve_candidates(plan, true, ws))
         }
     }
 }
