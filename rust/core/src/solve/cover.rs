@@ -97,19 +97,24 @@ pub(super) fn from_coverage(
     } else {
         1.0
     };
-    let deepest = summary.max - (DEPTH + problem.gain * top) / problem.kappa;
+    let most = problem.gain * top;
+    let deepest = summary.max - (DEPTH + most) / problem.kappa;
     let near = cut.and(Cut::from(deepest));
     let candidates = &mut reads.cut.candidates;
     if measure.may_be_few(near.least) && candidates.gather(&measure, near.least, GATHERED) {
         candidates.keep(near);
         let weigh = Weigh::new(&problem, &measure, candidates);
-        if problem.fits_f32() && weigh.solve(level, candidates, &mut reads.newton, None).is_some() {
+        if problem.fits_f32(most) && weigh.solve(level, candidates, &mut reads.newton, None).is_some() {
             return Ok(Some(Ready::Weighed));
         }
-        let log_z = if measures_p { measure.log_z() } else { 0.0 };
+        let log_z = match measures_p {
+            true if !problem.bears_sums(most) => exact_log_z(row, plan.temperature, summary.max),
+            true => measure.log_z(),
+            false => 0.0,
+        };
         return Ok(Some(Ready::Solved(solve_exactly(plan, &problem, log_z, ws))));
     }
-    if cut != Cut::ALL || !problem.fits_f32() {
+    if cut != Cut::ALL || !problem.fits_f32(most) {
         return Ok(None);
     }
     Ok(with_tail(&problem, &measure, candidates, &mut reads.newton, &mut reads.squares).map(Ready::Tailed))
@@ -138,10 +143,21 @@ fn problem(plan: &Plan, row: &Row<'_>) -> Option<Problem> {
 }
 
 impl Problem {
-    /// `(1 - q)^(K-2)` has a relative error of K 2^-25 in f32, and log q that times the gain.
-    fn fits_f32(&self) -> bool {
-        self.gain <= 16.0 && self.gain * f64::from(self.budget) <= 100.0
+    /// `(1 - q)^(K-2)` has a relative error of K 2^-25 in f32, and log q that times the gain; `most` is the largest gain.
+    fn fits_f32(&self, most: f64) -> bool {
+        self.gain <= 16.0 && self.gain * f64::from(self.budget) <= 100.0 && self.bears_sums(most)
     }
+
+    /// Weights p have the relative error of sums of terms, 2e-6 at most, and log q that times the gain.
+    fn bears_sums(&self, most: f64) -> bool {
+        !self.by_model || most <= 2.0
+    }
+}
+
+/// The logarithm of the normaliser of p, in f64.
+fn exact_log_z(row: &Row<'_>, temperature: f64, max: f64) -> f64 {
+    let scores = (0..row.scores.len()).filter_map(|id| row.allowed_score(id));
+    max / temperature + math::ln(math::sum(scores.map(|x| math::exp((x - max) / temperature))))
 }
 
 /// From scores to the numbers of the Newton iteration.
