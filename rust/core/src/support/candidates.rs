@@ -2,6 +2,7 @@
 
 use super::cut::{Cut, Measure};
 use crate::arch::{self, Bounds, Exponential, SUM_BLOCK};
+use crate::row::Row;
 
 /// The allowed tokens with scores in `[least, below)`.
 #[derive(Clone, Debug)]
@@ -44,6 +45,24 @@ impl Candidates {
     pub(crate) fn gather(&mut self, measure: &Measure<'_>, least: f64, limit: usize) -> bool {
         (self.below == f64::INFINITY && self.least <= least)
             || self.gather_between(measure, least, f64::INFINITY, limit)
+    }
+
+    /// Adds the first `count` tokens with the score `least`, those above it being here: what the first k in order are, and no
+    /// more, so that cuts within them find all of theirs. The last one added; `None` if there are fewer.
+    pub(crate) fn add_tied(&mut self, row: &Row<'_>, tops: &[f32], least: f32, count: usize) -> Option<u32> {
+        let blocks = tops.chunks(arch::LANES).enumerate();
+        let reached = blocks.filter(|(_, tops)| tops.iter().any(|&x| x >= least));
+        let ids = reached.flat_map(|(block, _)| block * SUM_BLOCK..row.scores.len().min((block + 1) * SUM_BLOCK));
+        let tied = ids.filter(|&id| row.allowed_score(id) == Some(f64::from(least)));
+        let added: Vec<u32> = tied.take(count).map(|id| id as u32).collect();
+        let last = added.last().copied().filter(|_| added.len() == count)?;
+        let mut tokens: Vec<(u32, f32)> = self.ids.drain(..).zip(self.values.drain(..)).collect();
+        tokens.extend(added.iter().map(|&id| (id, least)));
+        tokens.sort_unstable_by_key(|&(id, _)| id);
+        self.ids.extend(tokens.iter().map(|&(id, _)| id));
+        self.values.extend(tokens.iter().map(|&(_, x)| x));
+        self.least = f64::from(least);
+        Some(last)
     }
 
     /// Gathers the tokens in `[least, below)`; false if there are more than `limit`.

@@ -207,8 +207,19 @@ impl Measure<'_> {
         let least = kth_largest(k, &self.sweep.tops, selection, f32::total_cmp)
             .or_else(|| kth_largest(k, &self.sweep.maxima, selection, f32::total_cmp))
             .filter(|&least| least > f32::NEG_INFINITY)?;
-        if !candidates.gather(self, f64::from(least), self.row.scores.len() / 4) {
-            return None;
+        let (few, many) = (k.saturating_mul(16).max(1 << 10), self.row.scores.len() / 4);
+        if !candidates.gather(self, f64::from(least), few.min(many)) {
+            // Of the thousands that tie with the bound, only the first can be among the k.
+            let next = f64::from(least.next_up());
+            if !candidates.gather(self, next, many) {
+                return None;
+            }
+            candidates.keep(Cut::from(next));
+            let above = candidates.ids.len();
+            if above < k {
+                let last = candidates.add_tied(self.row, &self.sweep.tops, least, k - above)?;
+                return Some(Cut::from(f64::from(least)).until(last));
+            }
         }
         let Candidates { ids, values, .. } = candidates;
         selection.clear();

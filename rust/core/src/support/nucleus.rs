@@ -158,7 +158,9 @@ fn squares(terms: &[f32]) -> f64 {
 /// From the row itself, once for each bit of a score.
 fn bisected(measure: &Measure<'_>, target: f64, candidates: &mut Candidates) -> Cut {
     let best = order(measure.max as f32);
-    let Some(least) = last_true(order(f32::MIN), best, |least| {
+    // Below, terms are 0.
+    let lowest = (measure.max - 80.0 / measure.exponential.scale()).max(f64::from(f32::MIN)) as f32;
+    let Some(least) = last_true(order(lowest), best, |least| {
         candidates.sum_from(measure, f64::from(score(least))) >= target
     }) else {
         candidates.clear();
