@@ -222,6 +222,10 @@ impl Measure<'_> {
             }
         }
         let Candidates { ids, values, .. } = candidates;
+        if ids.len() < k {
+            // All that a smaller k left.
+            return Some(Cut::ALL);
+        }
         selection.clear();
         selection.extend_from_slice(values);
         let least = *selection.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
