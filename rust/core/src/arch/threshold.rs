@@ -6,13 +6,13 @@
 //!
 //! Plain Rust that the compiler vectorises for each instruction set.
 
-use super::Level;
 use super::dispatch::Kernel;
 use super::lanes::ExpLanes;
 use super::maxima::at_least;
+use super::{BLOCK, Level};
 use crate::support::rank::fold;
 
-/// Maxima are first folded to so many, which give a first bound.
+/// More maxima than this are first folded to so many, which give a first bound.
 const FOLDED: usize = 256;
 
 /// What tau is lowered by, for rounding: that of z and of sums over 2^26 blocks is far less. It costs no candidates to speak
@@ -73,10 +73,14 @@ impl Kernel for Bound<'_> {
             mut least,
             z,
         } = self;
-        if maxima.len() > FOLDED {
+        let reached = maxima.iter().filter(|&&maximum| maximum >= least).count();
+        if reached <= maxima.len() / BLOCK {
+            // Few blocks to look at as it is: a bound would cost more than it saved.
+            return least;
+        }
+        if reached > FOLDED {
             fold(maxima, FOLDED, z);
-            let kept = keep(z, least);
-            least = threshold.bound(&mut z[..kept], max, least);
+            least = threshold.bound(z, max, least);
         }
         z.clear();
         for maxima in maxima.chunks(64) {
@@ -91,73 +95,63 @@ impl Kernel for Bound<'_> {
 }
 
 impl Threshold {
-    /// The same from some scores that are all at least `least`; they become z.
+    /// The same from some scores, which become z.
     #[inline(always)]
     fn bound(&self, scores: &mut [f64], max: f64, least: f64) -> f64 {
         let scale = 1.0 / self.width;
         for score in scores.iter_mut() {
             *score = (*score - max) * scale;
         }
-        // Where least is above max, there are no scores, and there is nothing more to say.
+        // Where least is above max, there is nothing more to say.
         let tau = self.solve(((least - max) * scale).max(-1.0), scores);
         least.max(max + self.width * (tau - MARGIN))
     }
 
     /// Newton on tau from the left: `(sum [z - tau]_+^m)^(1/m)` is convex and decreasing, so tau rises to the threshold and never
-    /// passes it. What it has passed is dropped.
+    /// passes it.
     #[inline(always)]
-    fn solve(&self, start: f64, z: &mut [f64]) -> f64 {
-        let (mut tau, mut count) = (start, z.len());
+    fn solve(&self, start: f64, z: &[f64]) -> f64 {
+        let mut tau = start;
         for _ in 0..STEPS {
-            let (first, second) = power_sums(&z[..count], tau);
+            let [count, first, second] = power_sums(z, tau);
             let step = if self.squared {
                 (second - second.sqrt()) / first
             } else {
-                (first - 1.0) / count as f64
+                (first - 1.0) / count
             };
-            // Where nothing is left, it is not a number.
+            // Where nothing is left, it is not a number, or -inf.
             if step > 0.0 {
                 tau += step;
             }
             if step.is_nan() || step < NEAR {
                 break;
             }
-            count = keep(&mut z[..count], tau);
         }
         tau
     }
 }
 
-/// Moves the values from `least` on to the front, and says how many they are. Without branches, which could not be predicted.
+/// How many values are above tau, and the sums of `z - tau` and of its square over these. Without branches, which could not be
+/// predicted, and in lanes.
 #[inline(always)]
-fn keep(values: &mut [f64], least: f64) -> usize {
-    let mut kept = 0;
-    for i in 0..values.len() {
-        let value = values[i];
-        values[kept] = value;
-        kept += usize::from(value >= least);
-    }
-    kept
-}
-
-/// The sums of `z - tau` and of their squares.
-#[inline(always)]
-fn power_sums(z: &[f64], tau: f64) -> (f64, f64) {
+fn power_sums(z: &[f64], tau: f64) -> [f64; 3] {
     const LANES: usize = 16;
-    let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);
+    let mut sums = [[0.0; LANES]; 3];
     let (chunks, rest) = z.as_chunks::<LANES>();
     for chunk in chunks {
         for lane in 0..LANES {
-            let above = chunk[lane] - tau;
-            first[lane] += above;
-            second[lane] += above * above;
+            let above = if chunk[lane] > tau { chunk[lane] - tau } else { 0.0 };
+            sums[0][lane] += if chunk[lane] > tau { 1.0 } else { 0.0 };
+            sums[1][lane] += above;
+            sums[2][lane] += above * above;
         }
     }
-    for (lane, z) in rest.iter().enumerate() {
-        first[lane] += z - tau;
-        second[lane] += (z - tau) * (z - tau);
+    for (lane, &z) in rest.iter().enumerate().filter(|(_, z)| **z > tau) {
+        sums[0][lane] += 1.0;
+        sums[1][lane] += z - tau;
+        sums[2][lane] += (z - tau) * (z - tau);
     }
-    (first.iter().sum(), second.iter().sum())
+    sums.map(|lanes| lanes.iter().sum())
 }
 
 #[cfg(test)]

@@ -50,6 +50,25 @@ fn support<const M: u32>(face: &Face, scaled: impl Fn(f64) -> f64, out: &mut Vec
     candidates(face, &scaled, |z| z >= last, out);
 }
 
+/// How many values are above tau, and the sums of `z - tau` and of its square over these; in lanes, since one sum after the other
+/// would wait for itself.
+fn power_sums(z: &[Ranked], tau: f64) -> [f64; 3] {
+    const LANES: usize = 4;
+    let mut sums = [[0.0; LANES]; 3];
+    let mut add = |lane: usize, z: f64| {
+        let above = (z - tau).max(0.0);
+        sums[0][lane] += if z > tau { 1.0 } else { 0.0 };
+        sums[1][lane] += above;
+        sums[2][lane] += above * above;
+    };
+    let (fours, rest) = z.as_chunks::<LANES>();
+    for four in fours {
+        (0..LANES).for_each(|lane| add(lane, four[lane].value));
+    }
+    rest.iter().enumerate().for_each(|(lane, item)| add(lane, item.value));
+    sums.map(|lanes| lanes.iter().sum())
+}
+
 /// The smallest value of the support, by exact sums; the items are moved about.
 fn last_of_support<const M: u32>(items: &mut [Ranked]) -> f64 {
     let mut moments = Moments::<M>::default();
@@ -83,13 +102,7 @@ fn estimate<const M: u32>(z: &[Ranked]) -> Option<f64> {
     let share = 1.0 / z.len() as f64;
     let mut tau = lowest - if M == 1 { share } else { share.sqrt() };
     for _ in 0..STEPS {
-        let (mut count, mut first, mut second) = (0.0, 0.0, 0.0);
-        for item in z {
-            let above = (item.value - tau).max(0.0);
-            count += if item.value > tau { 1.0 } else { 0.0 };
-            first += above;
-            second += above * above;
-        }
+        let [count, first, second] = power_sums(z, tau);
         let (norm, slope) = if M == 1 {
             (first, count)
         } else {
