@@ -5,6 +5,7 @@ seconds.
 """
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -17,6 +18,7 @@ from optdecode._bench.rounds import Effort, Timing
 
 def main() -> int:
     asked = parser().parse_args()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     where = machine.describe(peers.PACKAGES)
     begun = time.monotonic()
     timings: list[Timing] = []
@@ -41,6 +43,9 @@ def main() -> int:
     if asked.calls:
         lines, settings["calls"] = calls.report()
         further += lines
+    if cores is not None:
+        # vLLM binds whoever imports it to a core, and the threads that are started next with it.
+        os.sched_setaffinity(0, cores)
     if asked.scaling:
         lines, settings["scaling"] = scaling.report(Effort(asked.rounds, asked.seconds))
         further += lines
