@@ -126,7 +126,8 @@ class TestPeers:
         assert times.dtype == np.uint64
 
     def test_tensors_are_views_and_fresh_ones_copies(self):
-        torch = pytest.importorskip("torch")
+        import torch
+
         rows = np.ones((2, 4), dtype=np.float32)
         inputs = peers.Inputs(rows, "f32", 1)
         inputs.fresh(0)[:] = 7

@@ -4,10 +4,9 @@
 mod common;
 
 use common::*;
-use half::{bf16, f16};
 use optdecode_core::par::Scratch;
 use optdecode_core::plan::*;
-use optdecode_core::row::{Mask, Row, Scores};
+use optdecode_core::row::{Row, Scores};
 use optdecode_core::sample::{Coupling, draw_tokens};
 use optdecode_core::{Level, Status};
 use proptest::prelude::*;
@@ -20,15 +19,6 @@ fn drawn(plan: &Plan, row: &Row<'_>, level: Level, scratch: &mut Scratch) -> (Ve
     let coupling = Coupling::Iid;
     let status = draw_tokens(plan, row, level, 11, 4, coupling, tokens_out, log_probs_out, scratch);
     (tokens, log_probs, status)
-}
-
-fn widened(scores: Scores<'_>) -> Vec<f64> {
-    match scores {
-        Scores::F64(x) => x.to_vec(),
-        Scores::F32(x) => x.iter().map(|&x| x.into()).collect(),
-        Scores::F16(x) => x.iter().map(|&x| x.into()).collect(),
-        Scores::Bf16(x) => x.iter().map(|&x| x.into()).collect(),
-    }
 }
 
 /// One row under one plan.
@@ -75,60 +65,41 @@ fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
 }
 
 fn check_widths(plans: &[Plan], x: &[f64], flags: &[bool], scratch: &mut Scratch) {
-    let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
-    let half: Vec<f16> = x.iter().map(|&x| f16::from_f64(x)).collect();
-    let brain: Vec<bf16> = x.iter().map(|&x| bf16::from_f64(x)).collect();
-    for scores in [Scores::F32(&single), Scores::F16(&half), Scores::Bf16(&brain)] {
-        for mask in [None, Some(Mask::Flags(flags))] {
-            let row = Row {
-                scores,
-                mask,
-                ..row(&[])
-            };
-            plans.iter().for_each(|plan| check(plan, &row, scratch));
-        }
-    }
-}
-
-fn of(objective: Objective, rules: &[(Rule, bool)]) -> Plan {
-    Plan {
-        supports: rules.iter().map(|&(rule, raw)| Support { rule, raw }).collect(),
-        ..plan(objective)
-    }
+    in_narrow_widths(x, flags, |row| plans.iter().for_each(|plan| check(plan, row, scratch)));
 }
 
 fn plans() -> Vec<Plan> {
     let softmax = Objective::Softmax { lam: 1.0 };
     let mut plans: Vec<Plan> = [1e-9, 0.1, 0.5, 0.9, 0.95, 0.999, 0.999_999_9, 1.0]
-        .map(|p| of(softmax.clone(), &[(Rule::TopP(p), false)]))
+        .map(|p| supported(softmax.clone(), &[(Rule::TopP(p), false)]))
         .into();
     plans.extend([
-        of(softmax.clone(), &[(Rule::TopP(0.9), true)]),
-        of(softmax.clone(), &[(Rule::TopK(50), false), (Rule::TopP(0.95), false)]),
-        of(softmax.clone(), &[(Rule::TopP(0.7), true), (Rule::MinP(1e-4), false)]),
-        of(softmax.clone(), &[(Rule::TopK(3000), false), (Rule::TopP(0.99), false)]),
-        of(softmax.clone(), &[(Rule::PLess, false)]),
-        of(softmax.clone(), &[(Rule::PLess, true)]),
-        of(softmax.clone(), &[(Rule::Epsilon(3e-4), false)]),
-        of(
+        supported(softmax.clone(), &[(Rule::TopP(0.9), true)]),
+        supported(softmax.clone(), &[(Rule::TopK(50), false), (Rule::TopP(0.95), false)]),
+        supported(softmax.clone(), &[(Rule::TopP(0.7), true), (Rule::MinP(1e-4), false)]),
+        supported(softmax.clone(), &[(Rule::TopK(3000), false), (Rule::TopP(0.99), false)]),
+        supported(softmax.clone(), &[(Rule::PLess, false)]),
+        supported(softmax.clone(), &[(Rule::PLess, true)]),
+        supported(softmax.clone(), &[(Rule::Epsilon(3e-4), false)]),
+        supported(
             softmax.clone(),
             &[(Rule::Epsilon(1e-12), true), (Rule::TopP(0.99), false)],
         ),
-        of(softmax.clone(), &[(Rule::Eta(2e-3), false)]),
-        of(softmax.clone(), &[(Rule::Eta(0.3), true), (Rule::PLess, false)]),
-        of(softmax.clone(), &[(Rule::MinP(1e-3), false)]),
-        of(softmax, &[(Rule::TopK(700), false)]),
-        of(Objective::Quadratic { lam: 2.0 }, &[(Rule::TopP(0.6), false)]),
-        of(Objective::Tsallis { lam: 3.0, alpha: 1.5 }, &[(Rule::PLess, false)]),
-        of(Objective::Tsallis { lam: 1.0, alpha: 1.2 }, &[(Rule::TopP(0.9), true)]),
-        of(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
+        supported(softmax.clone(), &[(Rule::Eta(2e-3), false)]),
+        supported(softmax.clone(), &[(Rule::Eta(0.3), true), (Rule::PLess, false)]),
+        supported(softmax.clone(), &[(Rule::MinP(1e-3), false)]),
+        supported(softmax, &[(Rule::TopK(700), false)]),
+        supported(Objective::Quadratic { lam: 2.0 }, &[(Rule::TopP(0.6), false)]),
+        supported(Objective::Tsallis { lam: 3.0, alpha: 1.5 }, &[(Rule::PLess, false)]),
+        supported(Objective::Tsallis { lam: 1.0, alpha: 1.2 }, &[(Rule::TopP(0.9), true)]),
+        supported(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
     ]);
     let anchored = Objective::AnchoredSoftmax { lam: 0.7 };
     plans.extend([
-        of(anchored.clone(), &[]),
-        of(anchored.clone(), &[(Rule::TopK(60), false)]),
-        of(anchored.clone(), &[(Rule::TopK(700), false)]),
-        of(anchored, &[(Rule::TopP(0.9), false)]),
+        supported(anchored.clone(), &[]),
+        supported(anchored.clone(), &[(Rule::TopK(60), false)]),
+        supported(anchored.clone(), &[(Rule::TopK(700), false)]),
+        supported(anchored, &[(Rule::TopP(0.9), false)]),
     ]);
     for i in 0..plans.len() {
         let (temperature, score_weight) = [(0.7, 1.0), (1.8, 0.6), (0.8, 2.0)][i % 3];
@@ -146,7 +117,7 @@ fn plans() -> Vec<Plan> {
 fn sigma_plans() -> Vec<Plan> {
     let softmax = Objective::Softmax { lam: 1.0 };
     [0.5, 1.0, 3.0]
-        .map(|n| of(softmax.clone(), &[(Rule::TopNSigma(n), false)]))
+        .map(|n| supported(softmax.clone(), &[(Rule::TopNSigma(n), false)]))
         .into()
 }
 
@@ -246,7 +217,7 @@ proptest! {
         let x: Vec<f64> = rng.normals(length, spread.exp());
         let x: Vec<f64> = if grain > 0.0 { x.iter().map(|x| (x / grain).round() * grain).collect() } else { x };
         let flags: Vec<bool> = (0..length).map(|_| rng.uniform() < 0.8).collect();
-        let plan = Plan { temperature: temperature.exp(), ..of(Objective::Softmax { lam: 1.0 }, &rules) };
+        let plan = Plan { temperature: temperature.exp(), ..supported(Objective::Softmax { lam: 1.0 }, &rules) };
         check_widths(&[plan], &x, &flags, &mut Scratch::default());
     }
 }

@@ -3,9 +3,8 @@
 mod common;
 
 use common::*;
-use half::{bf16, f16};
 use optdecode_core::plan::*;
-use optdecode_core::row::{Mask, Row, Scores};
+use optdecode_core::row::{Row, Scores};
 use optdecode_core::solve::{Wanted, solve_into, solve_whole_into};
 use optdecode_core::{Level, Outcome, Status, Workspace};
 use proptest::prelude::*;
@@ -61,15 +60,6 @@ fn scalars(outcome: &Outcome) -> [f64; 5] {
         ..
     } = outcome;
     [threshold, objective, entropy, kl, kept_mass]
-}
-
-fn widened(scores: Scores<'_>) -> Vec<f64> {
-    match scores {
-        Scores::F64(x) => x.to_vec(),
-        Scores::F32(x) => x.iter().map(|&x| x.into()).collect(),
-        Scores::F16(x) => x.iter().map(|&x| x.into()).collect(),
-        Scores::Bf16(x) => x.iter().map(|&x| x.into()).collect(),
-    }
 }
 
 /// One row under one plan.
@@ -179,7 +169,7 @@ fn check_scalars(plan: &Plan, row: &Row<'_>, expected: &Solution, found: &Writte
     } else {
         let model = Plan {
             temperature: plan.temperature,
-            ..of(Objective::Softmax { lam: 1.0 }, &[])
+            ..supported(Objective::Softmax { lam: 1.0 }, &[])
         };
         let p = solve(&model, row).q;
         let mass = |&i: &usize| p[i].max(expected.q[i]).max(f64::from(found.probs[i]));
@@ -201,26 +191,7 @@ fn check_scalars(plan: &Plan, row: &Row<'_>, expected: &Solution, found: &Writte
 }
 
 fn check_widths(plans: &[Plan], x: &[f64], flags: &[bool], ws: &mut Workspace) {
-    let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
-    let half: Vec<f16> = x.iter().map(|&x| f16::from_f64(x)).collect();
-    let brain: Vec<bf16> = x.iter().map(|&x| bf16::from_f64(x)).collect();
-    for scores in [Scores::F32(&single), Scores::F16(&half), Scores::Bf16(&brain)] {
-        for mask in [None, Some(Mask::Flags(flags))] {
-            let row = Row {
-                scores,
-                mask,
-                ..row(&[])
-            };
-            plans.iter().for_each(|plan| check(plan, &row, ws));
-        }
-    }
-}
-
-fn of(objective: Objective, rules: &[(Rule, bool)]) -> Plan {
-    Plan {
-        supports: rules.iter().map(|&(rule, raw)| Support { rule, raw }).collect(),
-        ..plan(objective)
-    }
+    in_narrow_widths(x, flags, |row| plans.iter().for_each(|plan| check(plan, row, ws)));
 }
 
 /// Every objective with a way of its own, on every support.
@@ -243,17 +214,17 @@ fn plans() -> Vec<Plan> {
     ];
     let mut plans = vec![];
     for rules in faces {
-        plans.push(of(Objective::Softmax { lam: 1.0 }, rules));
-        plans.push(of(Objective::AnchoredSoftmax { lam: 0.7 }, rules));
+        plans.push(supported(Objective::Softmax { lam: 1.0 }, rules));
+        plans.push(supported(Objective::AnchoredSoftmax { lam: 0.7 }, rules));
     }
     plans.extend([
-        of(Objective::Argmax, &[]),
-        of(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
-        of(Objective::Quadratic { lam: 2.0 }, &[]),
-        of(Objective::Quadratic { lam: 2.0 }, &[(Rule::TopP(0.6), false)]),
-        of(Objective::Tsallis { lam: 1.0, alpha: 1.5 }, &[]),
-        of(Objective::Tsallis { lam: 3.0, alpha: 1.2 }, &[(Rule::TopK(9), false)]),
-        of(Objective::Tsallis { lam: 1.0, alpha: 2.5 }, &[]),
+        supported(Objective::Argmax, &[]),
+        supported(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
+        supported(Objective::Quadratic { lam: 2.0 }, &[]),
+        supported(Objective::Quadratic { lam: 2.0 }, &[(Rule::TopP(0.6), false)]),
+        supported(Objective::Tsallis { lam: 1.0, alpha: 1.5 }, &[]),
+        supported(Objective::Tsallis { lam: 3.0, alpha: 1.2 }, &[(Rule::TopK(9), false)]),
+        supported(Objective::Tsallis { lam: 1.0, alpha: 2.5 }, &[]),
     ]);
     for i in 0..plans.len() {
         let (temperature, score_weight) = [(0.7, 1.0), (1.8, 0.6), (0.8, 2.0)][i % 3];
@@ -264,7 +235,7 @@ fn plans() -> Vec<Plan> {
             ..plans[i].clone()
         });
     }
-    let kl = of(Objective::AnchoredSoftmax { lam: 1.0 }, &[]);
+    let kl = supported(Objective::AnchoredSoftmax { lam: 1.0 }, &[]);
     for score_weight in [0.0, -0.5, -3.0] {
         plans.push(Plan {
             score_weight,
@@ -272,7 +243,7 @@ fn plans() -> Vec<Plan> {
         });
         plans.push(Plan {
             score_weight,
-            ..of(Objective::Softmax { lam: 1.0 }, &[])
+            ..supported(Objective::Softmax { lam: 1.0 }, &[])
         });
     }
     plans.push(Plan {
@@ -314,7 +285,7 @@ fn rows_without_a_distribution() {
         let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
         let scores = Scores::F32(&single);
         let found = Written::new(
-            &of(Objective::Argmax, &[]),
+            &supported(Objective::Argmax, &[]),
             &Row { scores, ..row(&[]) },
             Level::best(),
             &mut ws,
@@ -426,7 +397,7 @@ proptest! {
             true => Objective::AnchoredSoftmax { lam: 0.8 },
             false => Objective::Softmax { lam: 1.0 },
         };
-        let plan = Plan { temperature: temperature.exp(), ..of(objective, &rules) };
+        let plan = Plan { temperature: temperature.exp(), ..supported(objective, &rules) };
         check_widths(&[plan], &x, &flags, &mut Workspace::new());
     }
 }

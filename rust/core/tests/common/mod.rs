@@ -1,8 +1,9 @@
 //! Naive references: plain formulas, full sorts, bisection. One screen each, and nothing shared with the solvers.
 #![allow(dead_code)]
 
+use half::{bf16, f16};
 use optdecode_core::plan::*;
-use optdecode_core::row::{Row, Scores};
+use optdecode_core::row::{Mask, Row, Scores};
 use optdecode_core::{Outcome, Workspace, solve_row};
 
 pub fn plan(objective: Objective) -> Plan {
@@ -250,4 +251,38 @@ pub fn adversarial() -> Vec<(&'static str, Vec<f64>)> {
         ("geometric", (0..60).map(|i| -0.5_f64.powi(i)).collect()),
         ("steps of one half", (0..200).map(|i| -0.5 * f64::from(i)).collect()),
     ]
+}
+
+/// A plan with supports, each raw or not.
+pub fn supported(objective: Objective, rules: &[(Rule, bool)]) -> Plan {
+    Plan {
+        supports: rules.iter().map(|&(rule, raw)| Support { rule, raw }).collect(),
+        ..plan(objective)
+    }
+}
+
+/// The scores as f64, exactly.
+pub fn widened(scores: Scores<'_>) -> Vec<f64> {
+    match scores {
+        Scores::F64(x) => x.to_vec(),
+        Scores::F32(x) => x.iter().map(|&x| x.into()).collect(),
+        Scores::F16(x) => x.iter().map(|&x| x.into()).collect(),
+        Scores::Bf16(x) => x.iter().map(|&x| x.into()).collect(),
+    }
+}
+
+/// Calls `check` with the scores in every width below f64, with and without a mask.
+pub fn in_narrow_widths(x: &[f64], flags: &[bool], mut check: impl FnMut(&Row<'_>)) {
+    let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+    let half: Vec<f16> = x.iter().map(|&x| f16::from_f64(x)).collect();
+    let brain: Vec<bf16> = x.iter().map(|&x| bf16::from_f64(x)).collect();
+    for scores in [Scores::F32(&single), Scores::F16(&half), Scores::Bf16(&brain)] {
+        for mask in [None, Some(Mask::Flags(flags))] {
+            check(&Row {
+                scores,
+                mask,
+                ..row(&[])
+            });
+        }
+    }
 }
