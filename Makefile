@@ -23,8 +23,8 @@ ARGS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/.make
-# The samplers that `make bench` compares with, in an environment of their own.
-PEERS  := .venv-bench
+# The engines and samplers that `make test-engines` runs and `make bench` compares with, in an environment of their own.
+ENGINES := .venv-engines
 PIP    := $(BIN)/python -m pip
 # An environment activated around us must not be the one that maturin installs into.
 MATURIN := env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin
@@ -87,9 +87,14 @@ types: $(STAMPS)/build $(STAMPS)/test ## check types: mypy --strict, and the ext
 	$(BIN)/mypy --strict python/optdecode
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml optdecode._core
 
-bench: $(STAMPS)/build $(PEERS)/.made ## time the decoders beside other samplers (ARGS='--help')
+test-engines: $(STAMPS)/build $(ENGINES)/.made ## run the adapters in the real engines: vLLM, transformers, llama.cpp, ... (ARGS='-k name')
+	@echo '==> testing in the engines'
+	OPTDECODE_TEST_ENGINES=1 PYTHONPATH=python $(ENGINES)/bin/python -m pytest -W default \
+		tests/engines python/optdecode/integrations $(ARGS)
+
+bench: $(STAMPS)/build $(ENGINES)/.made ## time the decoders beside other samplers (ARGS='--help')
 	@echo '==> benchmarking'
-	PYTHONPATH=python $(PEERS)/bin/python -m benches $(ARGS)
+	PYTHONPATH=python $(ENGINES)/bin/python -m benches $(ARGS)
 
 docs: $(STAMPS)/build $(STAMPS)/docs ## build the documentation into docs/_build/html
 	@echo '==> building the documentation'
@@ -104,7 +109,7 @@ help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "%s%s\n", sep, substr($$0, 5); sep = "\n" } \
 		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: demo build wheel setup test test-rust test-neon test-slow lint fmt types bench docs clean help tools tools-neon FORCE
+.PHONY: demo build wheel setup test test-rust test-neon test-slow test-engines lint fmt types bench docs clean help tools tools-neon FORCE
 
 # ---- steps, each with its stamp ----
 
@@ -157,10 +162,10 @@ $(STAMPS)/docs: pyproject.toml $(STAMPS)/venv
 	$(PIP) install --quiet --group docs
 	@touch $@
 
-$(PEERS)/.made: benches/install.py | tools
-	@echo '==> installing the peers of the benchmark in $(PEERS) (several GB, and a compilation of up to a quarter of an hour)'
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python benches/install.py
+$(ENGINES)/.made: scripts/install_engines.py | tools
+	@echo '==> installing the engines in $(ENGINES) (several GB, and a compilation of up to a quarter of an hour)'
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python scripts/install_engines.py
 	@touch $@
 
 # Made again when TORCH names another torch than the one installed.

@@ -78,6 +78,55 @@ def sample_batch(
     return draw_rows(plans, rows, seeds, positions, n, coupling, backend, threads, on_failure)
 
 
+def log_probs_in_place(decoders: Sequence[Decoder], logits: Any, mask: Any = None, threads: int | None = 1) -> Any:
+    """Replace every row of logits by the log q of its decoder: what engines that draw themselves need.
+
+    Parameters
+    ----------
+    decoders : sequence of Decoder, length B
+        One a row; repeats are fine.
+    logits : float32 array or CPU tensor, shape (B, V)
+        Read, then overwritten; any strides. A row without a distribution is left as it was.
+    mask : array_like, optional
+        As in `Decoder.__call__`.
+    threads : int, optional
+        One by default, as engines have threads of their own.
+
+    Returns
+    -------
+    int64 array, shape (B,)
+        A `Status` a row.
+
+    Raises
+    ------
+    ProblemError, ShapeError, DTypeError
+        The decoders are not one a row, or an argument does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, optdecode as od
+    >>> logits = np.array([[0.0, 5.0, 5.0], [np.nan, 0.0, 0.0]], dtype=np.float32)
+    >>> log_probs_in_place([od.top_k(1), od.top_k(1)], logits)
+    array([0, 3])
+    >>> logits
+    array([[-inf,   0., -inf],
+           [ nan,   0.,   0.]], dtype=float32)
+    """
+    array = logits.detach().numpy() if type(logits).__module__.partition(".")[0] == "torch" else logits
+    if array.ndim != 2 or array.dtype != np.float32:
+        raise ShapeError(f"logits must be float32 (B, V); got {array.dtype} {array.shape}")
+    if len(decoders) != array.shape[0]:
+        raise ShapeError(f"one decoder a row is needed; got {len(decoders)} for {array.shape[0]} rows")
+    status = np.zeros(array.shape[0], dtype=np.int64)
+    for row, decoder in enumerate(decoders):
+        own = mask if mask is None or mask.ndim < 2 else mask[row]
+        solution = decoder(array[row], mask=own, threads=threads, on_failure="mark")
+        status[row] = solution.status
+        if solution.status.is_solved:
+            array[row] = solution.log_probs
+    return status
+
+
 def _plans(decoders: list[Decoder]) -> list[Plan]:
     plans = [decoder.plan for decoder in decoders if isinstance(decoder, Decoder)]
     if len(plans) < len(decoders):

@@ -8,7 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 from benches import __main__ as command
-from benches import bars, calls, cells, install, peers, scaling, tables
+from benches import bars, calls, cells, peers, scaling, tables
+from scripts import install_engines
 
 from optdecode._bench.cases import ENTRIES
 from optdecode._bench.rounds import Cell, Effort, Quartiles, Timing, measure
@@ -146,7 +147,7 @@ def test_requirements_of_a_wheel(tmp_path):
             "Name: x\nRequires-Dist: torch==9+cpu\nRequires-Dist: numpy>=1; python_version > '3'\n"
             "Requires-Dist: torchvision\nRequires-Dist: pytest; extra == 'test'\n\nText\n",
         )
-    assert install.requirements(wheel) == ["numpy>=1; python_version > '3'"]
+    assert install_engines.requirements(wheel) == ["numpy>=1; python_version > '3'"]
 
 
 class TestCommand:

@@ -1,4 +1,8 @@
-"""Hypothesis profiles: `fast` by default, `ci` when CI is set; HYPOTHESIS_PROFILE names one."""
+"""Hypothesis profiles, and what is collected.
+
+Profiles: `fast` by default, `ci` when CI is set; HYPOTHESIS_PROFILE names one. What imports an engine is collected in
+the environment that has the engines (`make test-engines`).
+"""
 
 import os
 
@@ -8,3 +12,5 @@ from hypothesis import settings
 settings.register_profile("fast", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "fast"))
+
+collect_ignore = [] if os.environ.get("OPTDECODE_TEST_ENGINES") else ["tests/engines", "python/optdecode/integrations"]

