@@ -59,6 +59,7 @@ class Plan:
         steps: int,
         eta: float | None,
         supports: list[tuple[str, float, bool]],
+        chains: list[list[tuple[str, float, bool]]],
         allowed: NDArray[np.uint32] | None,
     ) -> Plan:
         """Check and store the parameters; those that the kind does not have are ignored."""

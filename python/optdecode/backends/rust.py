@@ -51,6 +51,7 @@ def _compile(plan: Plan) -> _core.Plan:
         steps=plan.steps,
         eta=plan.eta,
         supports=list(plan.supports),
+        chains=[list(chain) for chain in plan.chains],
         allowed=None if plan.allowed is None else np.array(plan.allowed, dtype=np.uint32),
     )
 
