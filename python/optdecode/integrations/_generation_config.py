@@ -1,4 +1,4 @@
-"""What transformers' `GenerationConfig` says about the next token's distribution; reads attributes, imports no engine."""
+"""What transformers' `GenerationConfig` says about the next token's distribution; no engine is imported here."""
 
 from __future__ import annotations
 

@@ -43,6 +43,14 @@ def one_per_row(decoders: list[Decoder], rows: int) -> list[Decoder]:
     return [decoder for decoder in decoders for _ in range(each)]
 
 
+def token_list(name: str, tokens: int | Sequence[int]) -> list[int]:
+    """Return one token id, or several, as a list."""
+    found = np.atleast_1d(tokens)
+    if found.ndim != 1 or not found.size or found.dtype.kind not in "iu" or found.min() < 0:
+        raise ProblemError(f"{name} must be a token id or several; got {tokens!r}")
+    return [int(token) for token in found]
+
+
 def warn_of_failures(status: Any, what: str) -> None:
     """Say which rows have no distribution and why, in one warning."""
     bad = np.flatnonzero(np.asarray(status) > Status.REDUCED_ACCURACY)

@@ -1,7 +1,9 @@
 """transformers (5.16 or later): q as a logits processor, and `generate` with the draw done here.
 
 >>> from optdecode.integrations.transformers import optdecode_generate  # doctest: +SKIP
->>> model.generate(**inputs, custom_generate=optdecode_generate, decoder=od.top_p(0.95), seed=7)  # doctest: +SKIP
+>>> model.generate(
+...     **inputs, **neutral_generation_kwargs(), custom_generate=optdecode_generate, decoder=od.top_p(0.95), seed=7
+... )  # doctest: +SKIP
 
 Rows are solved on the CPU with one thread: logits on another device are copied there and back at each step.
 """
@@ -84,10 +86,11 @@ def optdecode_generate(
     token_streamer: Any = None,
     **model_kwargs: Any,
 ) -> Any:
-    """Generate with tokens drawn by a decoder: ``model.generate(..., custom_generate=optdecode_generate, decoder=...)``.
+    """Generate with tokens drawn by a decoder: ``model.generate(..., custom_generate=optdecode_generate)``.
 
-    The draws depend on seed, position and logits alone, never on the rest of the batch. Everything else is `generate`'s
-    own: its loop, cache, stopping criteria, and its processors (penalties, bans, ...), which act before the decoder.
+    Several sequences a prompt (`num_return_sequences`) also need ``**neutral_generation_kwargs()``. A draw depends on
+    seed, position and logits alone, never on the rest of the batch. Everything else is `generate`'s own: its loop,
+    cache, stopping criteria, and its processors (penalties, bans, ...), which act before the decoder.
 
     Parameters
     ----------
@@ -109,7 +112,7 @@ def optdecode_generate(
     on_failure : {"raise", "mark"}
         A row without a distribution raises; or it ends there, padded, with a warning that names it.
     token_streamer : BaseStreamer, optional
-        What `streamer` is elsewhere: `generate` does not pass its own `streamer` on to a `custom_generate`.
+        What `streamer` is elsewhere, which `generate` does not pass on to a `custom_generate`.
 
     Returns
     -------
@@ -125,8 +128,8 @@ def optdecode_generate(
     """
     if warpers := generation_config.do_sample and active_warpers(generation_config):
         raise ProblemError(
-            f"generation_config has {warpers}, which would act before the decoder: pass **neutral_generation_kwargs(), "
-            "or decoder=from_generation_config(config) with do_sample=False"
+            f"generation_config has {warpers}, which would act before the decoder: pass **neutral_generation_kwargs(); "
+            "from_generation_config(config) is the decoder that does what it says"
         )
     if generation_config.num_beams not in (None, 1):
         raise ProblemError(f"num_beams={generation_config.num_beams}: beam search draws nothing")
@@ -161,15 +164,12 @@ def optdecode_generate(
 class _WatchedCriteria(StoppingCriteriaList):  # type: ignore[misc]
     """Stopping criteria that remember which rows are done, those that failed among them."""
 
-    done: Any = None
-    failed: Any = None
+    done: Any = False
+    failed: Any = False
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        ended = super().__call__(input_ids, scores, **kwargs)
-        for more in (self.failed, self.done):
-            ended = ended if more is None else ended | more
-        self.done = ended
-        return ended
+        self.done = super().__call__(input_ids, scores, **kwargs) | self.failed | self.done
+        return self.done
 
 
 class _DrawnToken(LogitsProcessor):  # type: ignore[misc]
@@ -182,7 +182,7 @@ class _DrawnToken(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
         done = self.criteria.done
-        live = np.arange(len(scores)) if done is None else (~done).nonzero().reshape(-1).cpu().numpy()
+        live = np.arange(len(scores)) if done is False else (~done).nonzero().reshape(-1).cpu().numpy()
         logits = scores.detach().to("cpu", torch.float32)
         generated = input_ids[:, self.start :].cpu().numpy()
         chosen = np.full(len(scores), self.pad, dtype=np.int64)
