@@ -195,6 +195,21 @@ def writable_rows(logits: Any) -> NDArray[Any]:
     return array
 
 
+def read_out(out: Any, rows: Rows) -> NDArray[Any]:
+    """Return an array that receives log q of a batch, on the caller's memory."""
+    if not (isinstance(out, np.ndarray) or _is_torch(out)):
+        raise DTypeError(f"out must be an array or a tensor; got {type(out).__name__}")
+    array, shape = _numpy_view(out, "out"), (*rows.shape, rows.vocabulary)
+    wanted = np.float64 if rows.dtype == "f64" else np.float32
+    if array.dtype != wanted:
+        raise DTypeError(f"out must be {np.dtype(wanted)}, as log q is for such logits; got {out.dtype}")
+    if array.shape != shape:
+        raise ShapeError(f"out must have the shape of the logits, {shape}; got {array.shape}")
+    if not array.flags.writeable:
+        raise ProblemError("out must be writable")
+    return array
+
+
 def is_laid_out(rows: NDArray[Any]) -> bool:
     """Whether backends can take (B, V) rows as they are."""
     return bool(rows.strides[1] == rows.itemsize and rows.strides[0] >= 0 and rows.flags.aligned)

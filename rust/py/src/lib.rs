@@ -3,6 +3,7 @@
 mod arrays;
 mod errors;
 mod in_place;
+mod model;
 mod plain;
 mod plan;
 mod pool;
@@ -18,6 +19,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use crate::in_place::log_probs_in_place;
+    #[pymodule_export]
+    use crate::model::model_log_probs;
     #[pymodule_export]
     use crate::plain::sample_plain;
     #[pymodule_export]
