@@ -89,6 +89,7 @@ types: $(STAMPS)/build $(STAMPS)/test ## check types: mypy --strict, and the ext
 
 test-engines: $(STAMPS)/build $(ENGINES)/.made ## run the adapters in the real engines: vLLM, transformers, llama.cpp, ... (ARGS='-k name')
 	@echo '==> testing in the engines'
+	@$(ENGINES)/bin/python scripts/install_engines.py --strict
 	OPTDECODE_TEST_ENGINES=1 PYTHONPATH=python $(ENGINES)/bin/python -m pytest -W default \
 		tests/engines python/optdecode/integrations $(ARGS)
 
@@ -124,7 +125,7 @@ comma := ,
 
 # What cross compiles and runs the tests where rustc is not one for 64-bit Arm. The other tests of the core never come to a
 # kernel, and take as long again.
-NEON_TESTS  := --lib --test draws --test softmax_draws --test golden
+NEON_TESTS  := --lib --test draws --test softmax_draws --test model --test golden
 NEON_TARGET := aarch64-unknown-linux-gnu
 NEON_ROOT   := /usr/aarch64-linux-gnu
 NEON_APT    := (Debian, Ubuntu: apt install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
