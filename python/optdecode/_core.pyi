@@ -36,6 +36,7 @@ class _BuildInfo(TypedDict):
     version: str
     profile: str
     level: str
+    levels: list[str]
     threads: int | str
     target: str
 
