@@ -11,7 +11,16 @@ import numpy as np
 
 from optdecode import backends
 from optdecode._explain import describe
-from optdecode._inputs import Rows, fresh_seed, read_out, read_positions, read_rows, read_seeds
+from optdecode._inputs import (
+    Rows,
+    as_tensors,
+    fresh_seed,
+    plain_tensor,
+    read_out,
+    read_positions,
+    read_rows,
+    read_seeds,
+)
 from optdecode._plan import Plan, PlanKind, lower
 from optdecode._problem import MirrorAscent, Problem
 from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, with_model
@@ -316,20 +325,26 @@ def draw_plain(
 
     The common call at B = 1 costs less than one of the checks that `read_rows` and `draw_rows` make with NumPy.
     """
-    if not isinstance(logits, np.ndarray) or backend not in backends.PLAIN:
+    if backend not in backends.PLAIN:
+        return None
+    array = logits if isinstance(logits, np.ndarray) else plain_tensor(logits)
+    if array is None:
         return None
     if not isinstance(on_failure, str) or on_failure not in _ON_FAILURE:
         return None
     if seed is None:
         seed = fresh_seed()
     name, sample_plain = backends.PLAIN[backend]
-    drawn = sample_plain(plans, logits, seed, position, n, coupling, threads)
+    drawn = sample_plain(plans, array, seed, position, n, coupling, threads)
     if drawn is None:
         return None
     tokens, log_probs, status, solved = drawn
+    codes = status
+    if array is not logits:
+        tokens, log_probs, status = as_tensors(tokens, log_probs, status)
     draw = Draw(tokens, log_probs, STATUSES[status] if type(status) is int else status, name)
     if not solved and on_failure == "raise":
-        raise_on_failure(np.atleast_1d(status), draw)
+        raise_on_failure(np.atleast_1d(codes), draw)
     return draw
 
 

@@ -149,6 +149,20 @@ def _is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def plain_tensor(value: Any) -> NDArray[Any] | None:
+    """View a CPU tensor whose type NumPy has as an array; None for anything else."""
+    if not _is_torch(value) or value.device.type != "cpu":
+        return None
+    torch = sys.modules["torch"]
+    return np.asarray(value.detach().numpy()) if value.dtype in (torch.float32, torch.float64) else None
+
+
+def as_tensors(*arrays: Any) -> tuple[Any, ...]:
+    """Turn arrays into tensors on the same memory; what is no array stays as it is."""
+    torch = sys.modules["torch"]
+    return tuple(torch.from_numpy(array) if isinstance(array, np.ndarray) else array for array in arrays)
+
+
 def _numpy_view(value: Any, name: str) -> NDArray[Any]:
     """View a CPU tensor or anything array-like as a NumPy array; bfloat16 tensors as uint16 patterns."""
     if not _is_torch(value):
