@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from engines.hf_model import PROMPTS, generated, inputs, model, total_variation
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
 import optdecode as od
+from engines.hf_model import PROMPTS, generated, inputs, model, total_variation
 from optdecode.integrations import _generation_config as fields
 from optdecode.integrations.transformers import (
     OptdecodeLogitsProcessor,
@@ -95,9 +95,7 @@ def test_the_presets_are_the_configurations(settings, decoder):
 )
 def test_in_generate_scores_are_log_q(decoder):
     torch.manual_seed(0)
-    output = model().generate(
-        **inputs(), **NEUTRAL, logits_processor=processors(decoder), max_new_tokens=10, **RETURN
-    )
+    output = model().generate(**inputs(), **NEUTRAL, logits_processor=processors(decoder), max_new_tokens=10, **RETURN)
     logits, scores = steps(output)
     torch.testing.assert_close(scores, decoder(logits).log_probs)
     drawn = generated(output, inputs())
@@ -107,9 +105,7 @@ def test_in_generate_scores_are_log_q(decoder):
 
 def test_output_logits_stay_the_models():
     given = inputs()
-    ours = model().generate(
-        **given, **NEUTRAL, logits_processor=processors(od.top_k(3)), max_new_tokens=1, **RETURN
-    )
+    ours = model().generate(**given, **NEUTRAL, logits_processor=processors(od.top_k(3)), max_new_tokens=1, **RETURN)
     with torch.no_grad():
         positions = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
         expected = model()(**given, position_ids=positions).logits[:, -1]

@@ -168,7 +168,7 @@ def _value(config: Any, name: str) -> Any:
 def _fields(config: Any) -> set[str]:
     """Return the fields of the configuration's class; entries that a model's file adds to them are not read."""
     try:
-        fields = vars(type(config)())
+        fields = vars(type(config)()) or vars(config)
     except TypeError:
         fields = vars(config)
     return {name for name in fields if not name.startswith("_")}
