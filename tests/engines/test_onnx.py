@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 import optdecode as od
-from engines import grammars
+from engines import examples, grammars
 from optdecode.integrations.onnx import OnnxModel, genai_generate, generate
 from optdecode.models import EmbeddedModel, dagmod, runtime
 
@@ -282,3 +282,7 @@ class TestGenAI:
         generator.choose = lambda logits: np.array([7])
         with pytest.raises(od.OptdecodeError, match="set do_sample=False"):
             genai_generate(generator, od.top_k(1), eos_token_id=EOS)
+
+
+def test_the_example_runs():
+    assert len(re.findall(r"prompt [01], sample [0-3], log q +-\d", examples.output_of("onnx_runtime.py"))) == 8

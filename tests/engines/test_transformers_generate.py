@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import optdecode as od
-from engines import grammars
+from engines import examples, grammars
 from engines.hf_model import EOS, PROMPTS, generated, inputs, model, tokenizer
 from optdecode.integrations.transformers import neutral_generation_kwargs, optdecode_generate
 from optdecode.models import EmbeddedModel
@@ -321,3 +321,10 @@ class TestFailures:
             model().generate(
                 **inputs(), custom_generate=optdecode_generate, decoder=od.greedy(), do_sample=True, max_new_tokens=3
             )
+
+
+def test_the_example_runs():
+    printed = examples.output_of("transformers_generate.py")
+    assert len(re.findall(r"prompt [01], sample [0-3]: ", printed)) == 8
+    assert "sparsemax: [" in printed
+    assert "support=Chain(TopK(k=20), TopP(p=0.8)), temperature=0.7" in printed
