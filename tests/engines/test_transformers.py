@@ -17,6 +17,7 @@ from optdecode.integrations.transformers import (
     check_generation_config,
     from_generation_config,
     neutral_generation_kwargs,
+    optdecode_generate,
 )
 
 pytestmark = pytest.mark.engine
@@ -120,27 +121,28 @@ def test_greedy_is_the_engines_greedy():
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("settings", [{"top_k": 12}, {"temperature": 1.4, "top_k": 30, "top_p": 0.9}], ids=str)
-def test_draws_follow_the_engines_distribution(settings):
-    draws = 5_000
+@pytest.mark.parametrize("who", ["the engine draws from q", "optdecode_generate"])
+def test_draws_follow_the_engines_distribution(who, settings):
+    draws = 10_000
     config = GenerationConfig(**NEUTRAL | settings)
-    given = inputs(PROMPTS[:1])
+    given = {name: values[:, :4] for name, values in inputs(PROMPTS[:1]).items()}
     with torch.no_grad():
-        logits = model()(**given).logits[:, -1] / 3  # flatter, so that many tokens have a share
+        logits = model()(**given).logits[:, -1] / 5  # flatter, so that many tokens have a share
     law = logits
     for warper in model()._get_logits_processor(config):
         law = warper(None, law)
     law = law.softmax(-1)[0].double().numpy()
+    decoder = from_generation_config(config)
+    if who == "optdecode_generate":
+        ours = {"custom_generate": optdecode_generate, "decoder": decoder, "seed": 13}
+        ours["logits_processor"] = LogitsProcessorList([Divide(5.0)])
+    else:
+        ours = {"logits_processor": LogitsProcessorList([Divide(5.0), OptdecodeLogitsProcessor(decoder)])}
     torch.manual_seed(11)
-    output = model().generate(
-        **given,
-        **NEUTRAL,
-        logits_processor=LogitsProcessorList([Divide(3.0), OptdecodeLogitsProcessor(from_generation_config(config))]),
-        max_new_tokens=1,
-        num_return_sequences=draws,
-    )
+    output = model().generate(**given, **NEUTRAL, **ours, max_new_tokens=1, num_return_sequences=draws)
     counts = np.bincount(output[:, -1].numpy(), minlength=law.size)
     assert chi_square(counts, law) > ERROR_RATE
-    assert chi_square(counts, np.where(law > 0, law**1.2, 0)) < ERROR_RATE, "the test sees a wrong law"
+    assert chi_square(counts, np.where(law > 0, law**1.5, 0)) < ERROR_RATE, "the test sees a wrong law"
 
 
 class Divide(LogitsProcessor):

@@ -1,11 +1,10 @@
 """transformers (5.16 or later): q as a logits processor, and `generate` with the draw done here.
 
->>> from optdecode.integrations.transformers import optdecode_generate  # doctest: +SKIP
->>> model.generate(
-...     **inputs, **neutral_generation_kwargs(), custom_generate=optdecode_generate, decoder=od.top_p(0.95), seed=7
-... )  # doctest: +SKIP
+Rows are solved on the CPU with one thread: logits on another device are copied there and back at each step. ::
 
-Rows are solved on the CPU with one thread: logits on another device are copied there and back at each step.
+    model.generate(
+        **inputs, **neutral_generation_kwargs(), custom_generate=optdecode_generate, decoder=od.top_p(0.95), seed=7
+    )
 """
 
 from __future__ import annotations
