@@ -155,3 +155,30 @@ def test_sessions_with_the_usual_names_are_taken(start):
     assert model._outputs == ["logits", f"{start}.0.key", f"{start}.0.value"]
     with pytest.raises(od.ProblemError, match="attention_mask"):
         model.start([[1, 2], [3]])
+
+
+def test_positions_count_real_tokens_and_rows_of_the_cache_stay_together():
+    fed = []
+
+    class Recording(Session):
+        def run(self, names, feeds):
+            fed.append(feeds)
+            rows, total = feeds["attention_mask"].shape
+            return [np.zeros((rows, feeds["input_ids"].shape[1], 9), dtype=np.float32), np.zeros((rows, 2, total, 4))]
+
+    session = Recording(
+        ["input_ids", "attention_mask", "position_ids", "past_key_values.0.key"], ["logits", "present.0.key"]
+    )
+    for entry in session.get_inputs()[:3]:
+        entry.type = "tensor(int32)"
+    logits, cache = OnnxModel(session, pad_token_id=7).start([[1, 2, 3], [4]])
+    assert logits.shape == (2, 9)
+    _, grown = OnnxModel(session).step(np.array([5]), cache.take(np.array([1])))
+    first, second = fed
+    assert first["input_ids"].tolist() == [[1, 2, 3], [7, 7, 4]]
+    assert first["input_ids"].dtype == np.int32
+    assert first["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert first["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert first["past_key_values.0.key"].shape == (2, 2, 0, 4)
+    assert second["attention_mask"].tolist() == grown.mask.tolist() == [[0, 0, 1, 1]]
+    assert second["position_ids"].tolist() == [[1]]
