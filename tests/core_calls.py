@@ -42,6 +42,7 @@ def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
         "steps": 5,
         "eta": None,
         "supports": [("top_k", 3, False)] if kind == "face_softmax" else [],
+        "chains": [],
         "allowed": None,
     }
     return _core.Plan(kind, **(settings | changes))

@@ -30,7 +30,13 @@ def softmax_decoders() -> list[od.Decoder]:
         od.Eta(0.02),
         od.TopP(0.8, measured_on="raw") & od.TopK(7),
     )
-    faces = [od.softmax(0.8).subject_to(rule) for rule in rules]
+    chains = (
+        od.Chain(od.TopK(20), od.TopP(0.8)),
+        od.Chain(od.TopP(0.9), od.TopP(0.9, measured_on="raw"), od.MinP(0.05)),
+        od.Chain(od.MinP(0.01), od.Epsilon(0.02)) & od.TopK(9),
+        od.Chain(od.TopK(30), od.Eta(0.1), od.TopNSigma(1.0), od.PLess()),
+    )
+    faces = [od.softmax(0.8).subject_to(rule) for rule in (*rules, *chains)]
     anchors = [
         od.Decoder(od.Problem(lam * od.KL(), score_weight=weight)) for lam in (1e-3, 1.0, 1e3) for weight in (0.0, 1.0)
     ]
@@ -43,7 +49,11 @@ def threshold_decoders() -> list[od.Decoder]:
     plain = [od.sparsemax(lam) for lam in LAMBDAS] + [
         od.entmax(alpha, lam) for alpha in alphas for lam in (0.01, 1.0, 300.0)
     ]
-    faces = [od.sparsemax(30.0).subject_to(od.TopK(3)), od.entmax(1.3, 5.0).subject_to(od.TopP(0.7), od.MinP(0.1))]
+    faces = [
+        od.sparsemax(30.0).subject_to(od.Chain(od.TopK(30), od.TopP(0.85))),  # no k of n equal tokens reach it exactly
+        od.sparsemax(30.0).subject_to(od.TopK(3)),
+        od.entmax(1.3, 5.0).subject_to(od.TopP(0.7), od.MinP(0.1)),
+    ]
     return plain + faces
 
 

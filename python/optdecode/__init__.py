@@ -39,6 +39,7 @@ from optdecode.regularizers import Regularizer as Regularizer
 from optdecode.regularizers import Tsallis as Tsallis
 from optdecode.regularizers import Weights as Weights
 from optdecode.supports import Allowed as Allowed
+from optdecode.supports import Chain as Chain
 from optdecode.supports import Epsilon as Epsilon
 from optdecode.supports import Eta as Eta
 from optdecode.supports import MinP as MinP

@@ -128,7 +128,7 @@ def certify(
                 columns[:, b] = _certify_row(problem, log_probs[b].astype(np.float64), float(threshold[b]))
     gap, residual, violation, error, scale = columns.reshape(5, *((count,) if shape is None else shape))
     return Certificate(
-        gap[()], residual[()], violation[()], error[()], scale[()], scope=_ON_FACE if plan.supports else _GLOBAL
+        gap[()], residual[()], violation[()], error[()], scale[()], scope=_ON_FACE if plan.selects else _GLOBAL
     )
 
 
@@ -394,7 +394,7 @@ def _measure(
     if plan.has_coverage:
         w[allowed] = _coverage_weights(plan, x[allowed], allowed) if weights is None else weights[allowed]
     # A returned face is believed only where the plan lets the scores choose one.
-    ids = np.flatnonzero(allowed & face if plan.supports else allowed)
+    ids = np.flatnonzero(allowed & face if plan.selects else allowed)
     t, weight = 1.0 if plan.raw_scores else plan.temperature, plan.score_weight
     best = float(x[ids].max() if weight >= 0.0 else x[ids].min())
     linear = np.maximum(weight * ((x[ids] - best) / t), _FLOOR) if weight else np.zeros(ids.size)

@@ -80,6 +80,8 @@ class Plan:
         Mirror ascent; eta None is 1 / L.
     supports : tuple of Rule
         (rule, parameter, measured on raw logits).
+    chains : tuple of tuple of Rule
+        Ordered rules, each measured on the renormalised rest of the one before it.
     allowed : tuple of int, optional
         Sorted token ids, None for all.
     """
@@ -99,6 +101,7 @@ class Plan:
     steps: int = 0
     eta: float | None = None
     supports: tuple[Rule, ...] = ()
+    chains: tuple[tuple[Rule, ...], ...] = ()
     allowed: tuple[int, ...] | None = None
 
     def weight_array(self) -> NDArray[Any] | None:
@@ -113,6 +116,11 @@ class Plan:
     def fits_any_call(self) -> bool:
         """Whether the plan solves logits of any V with nothing beside them."""
         return self.anchor != "given" and self.weight_values is None and not self.allowed
+
+    @property
+    def selects(self) -> bool:
+        """Whether the scores choose a face."""
+        return bool(self.supports or self.chains)
 
     @property
     def has_coverage(self) -> bool:
@@ -144,13 +152,14 @@ def lower(problem: Problem, solver: MirrorAscent | None = None) -> Plan:
     build = _LOWERINGS.get(frozenset(terms))
     if build is None or (problem.regularizer is not None and len(terms) < len(problem.regularizer.terms())):
         raise ProblemError(_no_plan(problem.regularizer))
-    rules = () if problem.support is None else problem.support.rules()
+    rules, chains = _faces(problem.support)
     base = Plan(
         PlanKind.ARGMAX,
         temperature=problem.temperature,
         score_weight=problem.score_weight,
         raw_scores=problem.scores == "raw",
-        supports=tuple(sorted(set(rules))),
+        supports=rules,
+        chains=chains,
         allowed=allowed_ids(problem.support),
     )
     plan = build(base, terms)
@@ -158,9 +167,16 @@ def lower(problem: Problem, solver: MirrorAscent | None = None) -> Plan:
         plan = _by_mirror(plan, solver)
     if plan.kind is PlanKind.ARGMAX or plan.temperature == 0.0:
         plan = _to_argmax(plan)
-    if plan.kind is PlanKind.SOFTMAX and plan.supports:
+    if plan.kind is PlanKind.SOFTMAX and plan.selects:
         plan = replace(plan, kind=PlanKind.FACE_SOFTMAX)
     return plan
+
+
+def _faces(support: Support | None) -> tuple[tuple[Rule, ...], tuple[tuple[Rule, ...], ...]]:
+    """Return the rules and the chains of a support, each once and in canonical order."""
+    if support is None:
+        return (), ()
+    return tuple(sorted(set(support.rules()))), tuple(sorted(set(support.chains())))
 
 
 TermMap = dict[type[Regularizer], tuple[float, Any]]
@@ -218,7 +234,10 @@ def _lower_coverage(base: Plan, terms: TermMap) -> Plan:
 def _weight_rules(support: Support) -> tuple[Rule, ...]:
     if allowed_ids(support) is not None:
         raise ProblemError("Coverage: weights cannot be Allowed(...); pass an array with 1 for these tokens")
-    return tuple(sorted(set(support.rules())))
+    rules, chains = _faces(support)
+    if chains:
+        raise ProblemError(f"Coverage: weights cannot be an ordered chain; got {support!r}")
+    return rules
 
 
 #: Which sums of regularizers have a plan. Keys are the types that occur, each once.

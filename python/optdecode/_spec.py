@@ -42,6 +42,11 @@ class Spec:
         # Rebuilding through the constructor leaves cached, unpicklable derivations (compiled plans) behind.
         return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
 
+    @classmethod
+    def _from_fields(cls, **values: Any) -> Spec:
+        """Construct from the values of the fields by name."""
+        return cls(**values)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary that `from_dict` turns back into an equal object.
 
@@ -105,7 +110,7 @@ def _decode(data: Any) -> Any:
     if unknown := set(arguments) - known:
         raise ProblemError(f"{name} has no field {sorted(unknown)[0]!r}; it has {sorted(known)}")
     try:
-        return cls(**{key: _decode(value) for key, value in arguments.items()})
+        return cls._from_fields(**{key: _decode(value) for key, value in arguments.items()})
     except TypeError as error:
         raise ProblemError(f"{name}: {error}") from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class Support(Spec):
         """What plans and backends see."""
         raise NotImplementedError
 
+    def chains(self) -> tuple[tuple[Rule, ...], ...]:
+        """Rules that are measured one on what another leaves, in order."""
+        return ()
+
     def formula(self) -> str:
         """The condition on a token, in words and symbols."""
         raise NotImplementedError
@@ -48,6 +52,8 @@ class _Rule(Support):
     """A support with at most one numeric parameter, its first field, in the range that the class names."""
 
     rule: ClassVar[str]
+    #: Whether it matters which other tokens there are beside those that pass and the best one.
+    measures: ClassVar[bool] = True
     high: ClassVar[float] = 1.0
     open_low: ClassVar[bool] = False
 
@@ -86,6 +92,7 @@ class TopK(_Rule):
 
     k: int
     rule = "top_k"
+    measures = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", positive_int("TopK", "k", self.k))
@@ -132,6 +139,7 @@ class MinP(_Rule):
     p: float
     measured_on: str = "tempered"
     rule = "min_p"
+    measures = False
 
     def formula(self) -> str:
         return f"{self._measure()}_v >= {self.p:g} * max {self._measure()}"
@@ -212,6 +220,72 @@ class Eta(_Rule):
         return f"{self._measure()}_v >= min({self.epsilon:g}, sqrt({self.epsilon:g}) exp(-H({self._measure()})))"
 
 
+@dataclass(frozen=True, repr=False, init=False)
+class Chain(Support):
+    """The ordered truncation of the engines: each rule is measured on the renormalised rest of the one before it.
+
+    ``Chain(TopK(50), TopP(0.9))`` is what transformers and vLLM do with ``top_k=50, top_p=0.9``. In
+    ``TopK(50) & TopP(0.9)`` both are measured on all tokens, so that their order cannot matter; it keeps the same
+    tokens or some more. Inside a chain the order matters; as a whole it intersects with other supports like any of
+    them.
+
+    Parameters
+    ----------
+    *supports : Support
+        At least one; single rules, or chains. `Allowed` is like a mask, so it goes beside a chain, not into it.
+
+    Examples
+    --------
+    >>> import numpy as np, optdecode as od
+    >>> logits = np.log([0.4, 0.2, 0.2, 0.1, 0.1])
+    >>> od.softmax().subject_to(od.Chain(od.TopK(3), od.TopP(0.7)))(logits).support
+    array([ True,  True, False, False, False])
+    >>> od.softmax().subject_to(od.TopK(3), od.TopP(0.7))(logits).support
+    array([ True,  True,  True, False, False])
+    """
+
+    supports: tuple[Support, ...]
+
+    def __init__(self, *supports: Support) -> None:
+        rules: list[Support] = []
+        for support in supports:
+            if not isinstance(support, (_Rule, Chain)):
+                raise ProblemError(
+                    f"Chain: expected rules such as TopK(50); got {support!r}"
+                    + (", which goes beside the chain: Chain(...) & Allowed(...)" * isinstance(support, Allowed))
+                )
+            rules.extend(support.supports if isinstance(support, Chain) else (support,))
+        if not rules:
+            raise ProblemError("Chain: at least one rule is needed; got none")
+        object.__setattr__(self, "supports", tuple(rules))
+
+    def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
+        return type(self), self.supports
+
+    @classmethod
+    def _from_fields(cls, **values: Any) -> Chain:
+        return cls(*values["supports"])
+
+    def _is_ordered(self) -> bool:
+        return any(isinstance(support, _Rule) and support.measures for support in self.supports[1:])
+
+    def rules(self) -> tuple[Rule, ...]:
+        # Where only the first rule depends on the tokens there are, all may be measured on all tokens.
+        return () if self._is_ordered() else self._all_rules()
+
+    def chains(self) -> tuple[tuple[Rule, ...], ...]:
+        return (self._all_rules(),) if self._is_ordered() else ()
+
+    def _all_rules(self) -> tuple[Rule, ...]:
+        return tuple(rule for support in self.supports for rule in support.rules())
+
+    def formula(self) -> str:
+        return "; then, p being that of what is left, ".join(support.formula() for support in self.supports)
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.supports))})"
+
+
 @dataclass(frozen=True, repr=False)
 class Allowed(Support):
     """Allow only these tokens: like a mask, the others are never weighed nor drawn, whatever they hold.
@@ -265,6 +339,9 @@ class Intersection(Support):
 
     def rules(self) -> tuple[Rule, ...]:
         return tuple(rule for support in self.supports for rule in support.rules())
+
+    def chains(self) -> tuple[tuple[Rule, ...], ...]:
+        return tuple(chain for support in self.supports for chain in support.chains())
 
     def formula(self) -> str:
         return "; ".join(support.formula() for support in self.supports)

@@ -29,7 +29,8 @@ def solve_in_rust(decoder, rows, **arguments):
 def solve_reference(decoder, rows, rust):
     """Solve by the reference; where a sum put a boundary token elsewhere, on the face that the core returned."""
     solution = decoder(rows, backend="reference")
-    if not SUM_RULES & {rule for rule, *_ in decoder.plan.supports} or decoder.plan.kind is not PlanKind.FACE_SOFTMAX:
+    rules = {rule for chain in (decoder.plan.supports, *decoder.plan.chains) for rule, *_ in chain}
+    if not SUM_RULES & rules or decoder.plan.kind is not PlanKind.FACE_SOFTMAX:
         return np.asarray(solution.probs)
     probs = np.array(solution.probs)
     for row in np.flatnonzero((solution.support != rust.support).any(axis=-1)):

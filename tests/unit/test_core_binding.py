@@ -373,6 +373,7 @@ def test_sample_rejects_bad_arguments(changes: dict[str, Any], error: type[Excep
         ("mirror", {"eta": 0.0}),
         ("softmax", {"supports": [("top_k", 0, False)]}),
         ("softmax", {"supports": [("top_k", 2.5, False)]}),
+        ("softmax", {"chains": [[("top_k", 2, False), ("top_p", 0.0, False)]]}),
         ("softmax", {"supports": [("top_p", 0.0, False)]}),
         ("softmax", {"supports": [("min_p", 1.5, False)]}),
         ("softmax", {"supports": [("top_n_sigma", -1.0, False)]}),

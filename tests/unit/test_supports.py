@@ -1,5 +1,8 @@
 """What each support keeps, on every backend, against definitions written out in one line."""
 
+import json
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import optdecode as od
+from optdecode._parse import parse_decoder
 
 BACKENDS = ["rust", "reference"]
 SCORES = st.one_of(st.floats(-30, 30), st.sampled_from([-np.inf, 0.0, 1.0, 1.0, -1e30, 1e30, 5e-324]))
@@ -20,6 +24,7 @@ SUPPORTS = st.one_of(
     st.builds(od.Epsilon, st.floats(0.0, 1.0)),
     st.builds(od.Eta, st.floats(0.0, 1.0)),
 )
+CHAINS = st.lists(SUPPORTS, min_size=1, max_size=4)
 
 
 def kept(support, row, temperature=1.0, backend="rust"):
@@ -107,3 +112,48 @@ def test_supports_are_measured_on_what_the_mask_leaves():
     np.testing.assert_array_equal(keep, [False, True, False, False])
     keep = od.softmax().subject_to(od.TopK(2))(row, mask=mask).support
     np.testing.assert_array_equal(keep, [False, True, True, False])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(row=ROWS, rules=CHAINS, temperature=st.sampled_from([0.5, 1.0, 2.0]))
+def test_a_chain_measures_each_rule_on_what_the_one_before_it_left(backend, row, rules, temperature):
+    left = np.full(row.shape, True)
+    for rule in rules:  # a mask removes tokens before anything is measured
+        left = np.asarray(od.softmax(temperature).subject_to(rule)(row, mask=left, backend=backend).support)
+    np.testing.assert_array_equal(kept(od.Chain(*rules), row, temperature, backend), left)
+
+
+def test_chains_by_hand():
+    row = np.log([0.4, 0.2, 0.2, 0.1, 0.1])
+    # Of the first three, 0.5, 0.25, 0.25 is left: 0.7 is reached by two of them, of all tokens by three.
+    chain = od.Chain(od.TopK(3), od.TopP(0.7))
+    assert kept(chain, row).tolist() == [True, True, False, False, False]
+    assert kept(od.TopK(3) & od.TopP(0.7), row).tolist() == [True, True, True, False, False]
+    assert kept(od.Chain(od.TopP(0.7), od.TopK(3)), row).tolist() == [True, True, True, False, False]
+
+
+def test_a_chain_is_a_spec_like_the_others():
+    chain = od.Chain(od.TopK(50), od.Chain(od.TopP(0.9, measured_on="raw"), od.MinP(0.1)))
+    assert chain == od.Chain(od.TopK(50), od.TopP(0.9, measured_on="raw"), od.MinP(0.1))
+    assert chain != od.Chain(od.TopP(0.9, measured_on="raw"), od.TopK(50), od.MinP(0.1))
+    assert eval(repr(chain), vars(od)) == chain == pickle.loads(pickle.dumps(chain))
+    decoder = od.softmax(0.8).subject_to(chain, od.Allowed([1, 2]))
+    assert od.Decoder.from_dict(json.loads(json.dumps(decoder.to_dict()))) == decoder
+    assert parse_decoder("softmax(0.8).subject_to(Chain(TopK(5), TopP(0.9)))").problem.support.supports == (
+        od.TopK(5),
+        od.TopP(0.9),
+    )
+    # Only what depends on the rest needs an order.
+    plan = od.softmax().subject_to(od.Chain(od.TopP(0.9), od.TopK(50), od.MinP(0.1))).plan
+    assert plan == od.softmax().subject_to(od.TopP(0.9), od.TopK(50), od.MinP(0.1)).plan
+
+
+@pytest.mark.parametrize("members", [(), (50,), (od.Allowed([1]),), (od.TopK(5) & od.MinP(0.1),)], ids=repr)
+def test_chains_of_anything_else_are_refused(members):
+    with pytest.raises(od.ProblemError, match="Chain: "):
+        od.Chain(*members)
+
+
+def test_weights_cannot_be_an_ordered_chain():
+    with pytest.raises(od.ProblemError, match="weights cannot be an ordered chain"):
+        od.best_of_k(weights=od.Chain(od.TopK(5), od.TopP(0.9)))

@@ -14,7 +14,7 @@ from optdecode._decoder import Decoder
 from optdecode._problem import MirrorAscent, Problem
 from optdecode.backends.rust import compiled
 from optdecode.regularizers import NegEntropy
-from optdecode.supports import Epsilon, Eta, PLess, TopNSigma, TopP
+from optdecode.supports import Chain, Epsilon, Eta, PLess, TopK, TopNSigma, TopP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,6 +52,7 @@ ENTRIES = (
     Entry("softmax draw", presets.softmax(), short=True),
     Entry("top-k 50", presets.top_k(50), short=True),
     Entry("T .8 + k 50 + p .95", presets.top_k(50, temperature=0.8).subject_to(TopP(0.95)), short=True),
+    Entry("T .8, k 50, then p .95", presets.softmax(0.8).subject_to(Chain(TopK(50), TopP(0.95))), short=True),
     Entry("top-p .9", presets.top_p(0.9)),
     Entry("top-p .95", presets.top_p(0.95), short=True),
     Entry("min-p .05", presets.min_p(0.05), short=True),

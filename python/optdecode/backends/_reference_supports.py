@@ -62,6 +62,16 @@ def select(rules: Sequence[Rule], x: Array, temperature: float) -> Flags:
     return keep
 
 
+def select_chain(chain: Sequence[Rule], x: Array, temperature: float) -> Flags:
+    """Return which of the allowed tokens are left when each rule is measured on what the one before it left."""
+    left = np.arange(x.size)
+    for rule in chain:
+        left = left[select([rule], x[left], temperature)]
+    keep = np.zeros(x.size, dtype=bool)
+    keep[left] = True
+    return keep
+
+
 def _prob(x: Array, t: float) -> Array:
     return np.exp(model_log_probs(x, t))
 

@@ -15,7 +15,16 @@ import numpy.typing as npt
 from optdecode._status import Status
 from optdecode.backends._reference_draw import draw_positions, philox4x32_10, row_seeds
 from optdecode.backends._reference_solvers import SOLVERS, FaceRow, Found, dot
-from optdecode.backends._reference_supports import FLOOR, Array, Flags, descending, log_softmax, model_log_probs, select
+from optdecode.backends._reference_supports import (
+    FLOOR,
+    Array,
+    Flags,
+    descending,
+    log_softmax,
+    model_log_probs,
+    select,
+    select_chain,
+)
 
 if TYPE_CHECKING:
     from optdecode._plan import Plan
@@ -169,6 +178,8 @@ def _solve_row(
     given = plan.anchor == "given"
     log_r = log_softmax(np.maximum(anchor[ids], FLOOR)) if given and anchor is not None else log_p
     on = select(plan.supports, x, plan.temperature)
+    for chain in plan.chains:
+        on &= select_chain(chain, x, plan.temperature)
     l, shift = _linear(plan, x[on])  # noqa: E741
     face = FaceRow(
         x=x[on],

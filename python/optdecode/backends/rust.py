@@ -51,6 +51,7 @@ def _compile(plan: Plan) -> _core.Plan:
         steps=plan.steps,
         eta=plan.eta,
         supports=list(plan.supports),
+        chains=[list(chain) for chain in plan.chains],
         allowed=None if plan.allowed is None else np.array(plan.allowed, dtype=np.uint32),
     )
 
@@ -69,6 +70,11 @@ def sample(
     """Draw n tokens a row; see `optdecode.backends.Backend`."""
     natives = _all_compiled(plans)
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)
+
+
+def log_probs_in_place(plans: list[Plan], logits: NDArray[Any], mask: Any, threads: int) -> NDArray[Any]:
+    """Replace every row of float32 logits (B, V) by log q of its plan, where it has one; a status a row."""
+    return _core.log_probs_in_place(_all_compiled(plans), logits, mask, threads)
 
 
 def sample_plain(

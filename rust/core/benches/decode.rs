@@ -80,6 +80,7 @@ fn decoders() -> [(&'static str, Plan); 6] {
         raw_scores: false,
         anchor: Anchor::None,
         supports: rule.map(|rule| Support { rule, raw: false }).into_iter().collect(),
+        chains: vec![],
         allowed: None,
     };
     let softmax = Objective::Softmax { lam: 1.0 };

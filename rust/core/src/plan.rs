@@ -19,8 +19,17 @@ pub struct Plan {
     pub anchor: Anchor,
     /// Data-dependent faces, all measured on the same `p`, intersected.
     pub supports: Vec<Support>,
+    /// Ordered rules, each measured on the renormalised rest of the one before it; what a chain leaves is a face like the others.
+    pub chains: Vec<Vec<Support>>,
     /// Sorted, distinct token ids; `None` allows all.
     pub allowed: Option<Vec<u32>>,
+}
+
+impl Plan {
+    /// Whether the scores choose a face.
+    pub(crate) fn selects(&self) -> bool {
+        !(self.supports.is_empty() && self.chains.is_empty())
+    }
 }
 
 /// The regulariser with its parameters.

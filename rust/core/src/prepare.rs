@@ -162,7 +162,7 @@ impl Prepared {
 }
 
 /// `log softmax` and `softmax` of scores whose maximum is 0.
-fn log_softmax(scores: impl Iterator<Item = f64>, log_p: &mut Vec<f64>, p: &mut Vec<f64>) {
+pub(crate) fn log_softmax(scores: impl Iterator<Item = f64>, log_p: &mut Vec<f64>, p: &mut Vec<f64>) {
     log_p.clear();
     log_p.extend(scores);
     p.clear();
@@ -183,8 +183,10 @@ fn needs_raw(plan: &Plan) -> bool {
         _ => &[],
     };
     let takes_probs = |rule| matches!(rule, Rule::TopP(_) | Rule::PLess | Rule::Epsilon(_) | Rule::Eta(_));
+    // What comes later in a chain is measured on what is left.
     plan.supports
         .iter()
         .chain(of_weights)
+        .chain(plan.chains.iter().filter_map(|chain| chain.first()))
         .any(|&Support { rule, raw }| raw && takes_probs(rule))
 }

@@ -244,8 +244,39 @@ fn plan_strategy() -> impl Strategy<Value = Plan> {
     )
 }
 
+/// Chains whose first rule says which tokens the others are measured on.
+fn chain_strategy() -> impl Strategy<Value = Plan> {
+    let unit = || 0.01..1.0_f64;
+    let later = prop_oneof![
+        unit().prop_map(Rule::TopP),
+        unit().prop_map(Rule::MinP),
+        (0.01..0.3_f64).prop_map(Rule::Epsilon),
+        (0.01..0.3_f64).prop_map(Rule::Eta),
+        Just(Rule::PLess),
+        (0.1..2.0_f64).prop_map(Rule::TopNSigma),
+        (1_usize..80).prop_map(Rule::TopK),
+    ];
+    let later = prop::collection::vec((later, any::<bool>()), 1..4);
+    (1_usize..80, later, -2.0..2.0_f64).prop_map(|(k, later, temperature)| Plan {
+        temperature: temperature.exp(),
+        ..chained(
+            Objective::Softmax { lam: 1.0 },
+            &[vec![(Rule::TopK(k), false)], later].concat(),
+        )
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_chain(
+        x in prop::collection::vec(score(), 1..400),
+        flags in prop::collection::vec(any::<bool>(), 1..400),
+        plan in chain_strategy(),
+    ) {
+        check_row(&[plan], &x, &flags, &mut workspaces());
+    }
 
     #[test]
     fn any_row(

@@ -94,6 +94,36 @@ fn plans() -> Vec<Plan> {
         supported(Objective::Tsallis { lam: 1.0, alpha: 1.2 }, &[(Rule::TopP(0.9), true)]),
         supported(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
     ]);
+    let softmax = Objective::Softmax { lam: 1.0 };
+    plans.extend([
+        chained(softmax.clone(), &[(Rule::TopK(50), false), (Rule::TopP(0.95), false)]),
+        chained(
+            softmax.clone(),
+            &[
+                (Rule::TopK(700), false),
+                (Rule::TopP(0.9), true),
+                (Rule::MinP(0.02), true),
+            ],
+        ),
+        chained(softmax.clone(), &[(Rule::TopP(0.9), false), (Rule::TopP(0.9), false)]),
+        chained(
+            softmax.clone(),
+            &[
+                (Rule::MinP(1e-3), false),
+                (Rule::TopP(0.8), false),
+                (Rule::Epsilon(1e-3), false),
+            ],
+        ),
+        chained(
+            softmax.clone(),
+            &[(Rule::TopP(0.99), true), (Rule::TopK(9), false), (Rule::PLess, false)],
+        ),
+        chained(softmax, &[(Rule::TopK(40), false), (Rule::Eta(3e-2), false)]),
+        chained(
+            Objective::Quadratic { lam: 2.0 },
+            &[(Rule::TopK(30), false), (Rule::TopP(0.6), false)],
+        ),
+    ]);
     let anchored = Objective::AnchoredSoftmax { lam: 0.7 };
     plans.extend([
         supported(anchored.clone(), &[]),

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use optdecode_core::plan::*;
+use optdecode_core::row::{Mask, Row};
 use proptest::prelude::*;
 
 fn softmax_on(supports: &[Support]) -> Plan {
@@ -177,6 +178,27 @@ proptest! {
         let of = |ids: &[u32]| ids.iter().map(|&id| log_p[id as usize].exp()).sum::<f64>();
         prop_assert!(of(&order[..ids.len()]) >= mass - 1e-14);
         prop_assert!(ids.len() == 1 || of(&order[..ids.len() - 1]) < mass + 1e-14);
+    }
+
+    /// What a chain leaves is what each rule keeps of a row that allows nothing else.
+    #[test]
+    fn chains_measure_the_rest(x in scores(), rules in prop::collection::vec((rule(), any::<bool>()), 1..4),
+                               beside in prop::option::of(rule()), temperature in 0.2..3.0) {
+        let of_rest = |rest: &[bool], &(rule, raw): &(Rule, bool)| {
+            let single = Plan { temperature, ..supported(Objective::Softmax { lam: 1.0 }, &[(rule, raw)]) };
+            let row = Row { mask: Some(Mask::Flags(rest)), ..row(&x) };
+            let face = solve(&single, &row).face;
+            (0..x.len()).map(|id| face.contains(&(id as u32))).collect::<Vec<bool>>()
+        };
+        let left = rules.iter().fold(vec![true; x.len()], |rest, rule| of_rest(&rest, rule));
+        let mut left: Vec<u32> = (0..x.len() as u32).filter(|&id| left[id as usize]).collect();
+        let mut plan = Plan { temperature, ..chained(Objective::Softmax { lam: 1.0 }, &rules) };
+        if let Some(rule) = beside {
+            plan.supports.push(tempered(rule));
+            let kept = face(&Plan { temperature, ..softmax_on(&[tempered(rule)]) }, &x);
+            left.retain(|id| kept.contains(id));
+        }
+        prop_assert_eq!(face(&plan, &x), left);
     }
 
     #[test]

@@ -19,7 +19,7 @@ type RuleTuple = (String, f64, bool);
 impl Plan {
     #[new]
     #[pyo3(signature = (kind, *, temperature, score_weight, raw_scores, lam, alpha, beta_bar, budget, weights,
-                        weight_values, weight_supports, anchor, steps, eta, supports, allowed))]
+                        weight_values, weight_supports, anchor, steps, eta, supports, chains, allowed))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         kind: &str,
@@ -37,6 +37,7 @@ impl Plan {
         steps: &Bound<'_, PyAny>,
         eta: Option<f64>,
         supports: Vec<RuleTuple>,
+        chains: Vec<Vec<RuleTuple>>,
         allowed: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         guard(|| {
@@ -90,7 +91,8 @@ impl Plan {
                 score_weight: number("score_weight", score_weight, "finite", |_| true)?,
                 raw_scores,
                 anchor,
-                supports: supports.iter().map(support).collect::<PyResult<_>>()?,
+                supports: faces(&supports)?,
+                chains: chains.iter().map(|chain| faces(chain)).collect::<PyResult<_>>()?,
                 allowed: allowed.as_ref().map(allowed_ids).transpose()?,
             };
             Ok(Plan { plan })
@@ -129,7 +131,7 @@ fn coverage_weights(weights: &str, values: Option<&Bound<'_, PyAny>>, supports: 
         "model" => Weights::Model,
         "uniform" => Weights::Uniform,
         "rank" => Weights::Rank,
-        "support" => Weights::Support(supports.iter().map(support).collect::<PyResult<_>>()?),
+        "support" => Weights::Support(faces(supports)?),
         "array" => {
             let values = values.ok_or_else(|| value("weights='array' needs weight_values"))?;
             let values = vector::<f64>("weight_values", values, None)?.as_slice()?.to_vec();
@@ -146,6 +148,10 @@ fn coverage_weights(weights: &str, values: Option<&Bound<'_, PyAny>>, supports: 
             ));
         }
     })
+}
+
+fn faces(rules: &[RuleTuple]) -> PyResult<Vec<Support>> {
+    rules.iter().map(support).collect()
 }
 
 fn support((rule, x, raw): &RuleTuple) -> PyResult<Support> {

@@ -130,6 +130,7 @@ pub(crate) fn time_row_max<'py>(
             raw_scores: false,
             anchor: Anchor::None,
             supports: vec![],
+            chains: vec![],
             allowed: None,
         };
         let mut jobs = vec![(); rounds.batch];

@@ -67,7 +67,7 @@ pub(super) fn from_coverage(
         return Ok(None);
     };
     // p is wanted for weights and supports; without either, the terms of q themselves.
-    let measures_p = problem.by_model || !plan.supports.is_empty();
+    let measures_p = problem.by_model || plan.selects();
     let scale = if measures_p {
         1.0 / plan.temperature
     } else {
@@ -89,7 +89,7 @@ pub(super) fn from_coverage(
         z: reads.sweep.sums.iter().sum(),
         sweep: &reads.sweep,
     };
-    let Some(cut) = cut::intersect(&plan.supports, plan.temperature, &measure, &mut reads.cut) else {
+    let Some(cut) = cut::intersect(plan, &measure, &mut reads.cut) else {
         return Ok(None);
     };
     let top = if problem.by_model {

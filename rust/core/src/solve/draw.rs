@@ -167,7 +167,9 @@ fn reach(plan: &Plan) -> Option<Reach> {
     if let Some(Sparse { width, .. }) = reach.sparse {
         reach.offset = -width;
     }
-    for &Support { rule, raw } in &plan.supports {
+    let chained = unmeasured_chain(plan, reach.sparse);
+    reach.measures = chained.is_none();
+    for &Support { rule, raw } in plan.supports.iter().chain(chained.unwrap_or(&[])) {
         match rule {
             Rule::TopK(k) => reach.first = reach.first.min(k.max(1)),
             Rule::MinP(rho) if rho <= 0.0 => {}
@@ -178,6 +180,22 @@ fn reach(plan: &Plan) -> Option<Reach> {
     }
     reach.measures |= reach.offset == f64::NEG_INFINITY && reach.first == usize::MAX;
     Some(reach)
+}
+
+/// The rules at the start of a plan's chain that need no sums, if their tokens, gathered, are all that the rest of it needs to
+/// be measured on: then nothing else may thin them out. No rules if there is no chain.
+fn unmeasured_chain(plan: &Plan, sparse: Option<Sparse>) -> Option<&[Support]> {
+    let [chain] = &plan.chains[..] else {
+        return plan.chains.is_empty().then_some(&[]);
+    };
+    let count = chain
+        .iter()
+        .take_while(|support| !cut::needs_mass(support.rule))
+        .count();
+    let few = chain[..count]
+        .iter()
+        .any(|support| matches!(support.rule, Rule::TopK(_)));
+    (few && plan.supports.is_empty() && sparse.is_none()).then_some(&chain[..count])
 }
 
 /// How far below the best token one can be and have probability, where that needs `l > -depth` (l as on the face).
@@ -341,10 +359,7 @@ fn from_sums(
         return Ok(None);
     }
     let softmax = softmax_scale(plan);
-    let measured = match (&plan.supports[..], softmax) {
-        ([], Some(scale)) => scale,
-        _ => 1.0 / plan.temperature,
-    };
+    let measured = softmax.filter(|_| !plan.selects()).unwrap_or(1.0 / plan.temperature);
     let Reads {
         sweep,
         cut: scratch,
@@ -375,7 +390,7 @@ fn from_sums(
         z,
         sweep,
     };
-    let Some(cut) = cut::intersect(&plan.supports, plan.temperature, &measure, scratch) else {
+    let Some(cut) = cut::intersect(plan, &measure, scratch) else {
         return Ok(None);
     };
     // `min`: MinP may ask for more than the maximum.
@@ -447,7 +462,7 @@ fn select_candidates(plan: &Plan, ws: &mut Workspace) {
         scratch,
         ..
     } = ws;
-    support::intersect(&plan.supports, plan.temperature, prepared, &mut scratch.ranked, keep);
+    support::face(plan, prepared, &mut scratch.ranked, &mut scratch.rest, keep);
 }
 
 /// The rest of `distribute` on candidates, which are the face or, if not, contain it. Their log p lack the normaliser, hence the

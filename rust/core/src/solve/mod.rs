@@ -45,6 +45,7 @@ pub struct Workspace {
 #[derive(Clone, Debug, Default)]
 struct Scratch {
     ranked: Vec<Ranked>,
+    rest: support::Rest,
     keep: Vec<bool>,
     values: Vec<f64>,
     tokens: Vec<inner::Token>,
@@ -203,7 +204,7 @@ fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, S
         }
         None => Term::NONE,
     };
-    support::intersect(&plan.supports, plan.temperature, prepared, &mut scratch.ranked, keep);
+    support::face(plan, prepared, &mut scratch.ranked, &mut scratch.rest, keep);
     face.gather(plan, prepared, keep, weights);
     Ok((term, dispatch(&plan.objective, face, term, scratch, answer)))
 }

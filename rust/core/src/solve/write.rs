@@ -152,7 +152,7 @@ fn quickly(
 ) -> Result<Option<Outcome>, Status> {
     let scale = softmax_scale(plan);
     // Candidates of a sparse optimum may lack tokens that its supports keep.
-    let face_is_known = scale.is_some() || plan.supports.is_empty() || wanted.face.is_none();
+    let face_is_known = scale.is_some() || !plan.selects() || wanted.face.is_none();
     if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known {
         return Ok(None);
     }

@@ -1,6 +1,7 @@
 //! Tokens gathered from a row, in the order of their ids, for the rules that look at some of them one by one.
 
 use super::cut::{Cut, Measure};
+use super::nucleus::NARROW;
 use crate::arch::{self, Bounds, Exponential, SUM_BLOCK};
 use crate::row::Row;
 
@@ -93,6 +94,22 @@ impl Candidates {
         arch::block_sums(measure.level, scores, mask, &exponential, &mut self.sums);
         self.summed = Some(*measure.exponential);
         self.sums.iter().sum()
+    }
+
+    /// The sum of the terms of a cut.
+    pub(crate) fn mass_of(&mut self, cut: Cut, measure: &Measure<'_>) -> f64 {
+        if measure.may_be_few(cut.least) && self.gather(measure, cut.least, NARROW) {
+            self.weigh(measure);
+            let tokens = self.ids.iter().zip(&self.values).zip(&self.terms);
+            let kept = tokens.filter(|&((&id, &x), _)| cut.keeps(f64::from(x), id));
+            return kept.map(|(_, &term)| f64::from(term)).sum();
+        }
+        self.find_end_of(cut, measure);
+        self.add_to_sums(cut);
+        let mass = self.sums.iter().sum();
+        // The sums are no longer those of the tokens above the ones here.
+        self.clear();
+        mass
     }
 
     /// Whether the tokens around the end of a cut are here, and those above it summed, under the terms of `exponential`.

@@ -9,7 +9,7 @@ use super::nucleus::{self, NucleusScratch};
 use super::rank::kth_largest;
 use crate::arch::{self, Exponential, Level, Sweep};
 use crate::math;
-use crate::plan::{Rule, Support};
+use crate::plan::{Plan, Rule, Support};
 use crate::row::Row;
 
 /// The tokens with `x > least`, and those with `x == least` up to the index `last`.
@@ -74,44 +74,26 @@ pub(crate) struct CutScratch {
     selection: Vec<f32>,
 }
 
-/// The intersection of the supports, which keeps the best token, from a measure of p. `None`
-/// where a rule needs more than sums: the whole distribution decides then.
-pub(crate) fn intersect(
-    supports: &[Support],
-    temperature: f64,
-    tempered: &Measure<'_>,
-    scratch: &mut CutScratch,
-) -> Option<Cut> {
-    let &Measure { row, level, max, .. } = tempered;
+/// The face of a plan, which has the best token, from a measure of p. `None` where a rule needs more than sums: the whole
+/// distribution decides then.
+pub(crate) fn intersect(plan: &Plan, tempered: &Measure<'_>, scratch: &mut CutScratch) -> Option<Cut> {
     scratch.candidates.clear();
     let mut cut = Cut::ALL;
     // What is dear comes last: it need not look beyond the others.
     let dear = |support: &&Support| matches!(support.rule, Rule::TopP(_));
-    let ordered = supports
-        .iter()
+    let supports = || plan.supports.iter();
+    let ordered = supports()
         .filter(|support| !dear(support))
-        .chain(supports.iter().filter(dear));
-    for &Support { rule, raw } in ordered {
-        let found = if raw && temperature != 1.0 && needs_mass(rule) {
-            let exponential = Exponential::new(1.0, max)?;
-            let mut sums = std::mem::take(&mut scratch.sums);
-            arch::block_sums(level, row.scores, row.mask, &exponential, &mut sums);
-            let raw = Measure {
-                exponential: &exponential,
-                z: sums.iter().sum(),
-                ..*tempered
-            };
-            scratch.sums = sums;
-            raw.cut(rule, 1.0, cut, scratch)?
-        } else {
-            tempered.cut(rule, if raw { 1.0 } else { temperature }, cut, scratch)?
-        };
-        // Rounding, and rules that ask for more than the best token has.
-        cut = if found.least > max {
-            Cut::from(max).until(tempered.best())
-        } else {
-            cut.and(found)
-        };
+        .chain(supports().filter(dear));
+    for &support in ordered {
+        cut = tempered.narrow(support, plan.temperature, cut, Cut::ALL, scratch)?;
+    }
+    for chain in &plan.chains {
+        let mut rest = Cut::ALL;
+        for &support in chain {
+            rest = tempered.narrow(support, plan.temperature, rest, rest, scratch)?;
+        }
+        cut = cut.and(rest);
     }
     Some(cut)
 }
@@ -126,7 +108,41 @@ pub(crate) fn needs_mass(rule: Rule) -> bool {
 }
 
 impl Measure<'_> {
-    fn cut(&self, rule: Rule, temperature: f64, within: Cut, scratch: &mut CutScratch) -> Option<Cut> {
+    /// What a rule, measured on the renormalised `rest`, leaves of a cut.
+    fn narrow(
+        &self,
+        Support { rule, raw }: Support,
+        temperature: f64,
+        within: Cut,
+        rest: Cut,
+        scratch: &mut CutScratch,
+    ) -> Option<Cut> {
+        let found = if raw && temperature != 1.0 && needs_mass(rule) {
+            let exponential = Exponential::new(1.0, self.max)?;
+            let mut sums = std::mem::take(&mut scratch.sums);
+            arch::block_sums(self.level, self.row.scores, self.row.mask, &exponential, &mut sums);
+            let raw = Measure {
+                exponential: &exponential,
+                z: sums.iter().sum(),
+                ..*self
+            };
+            scratch.sums = sums;
+            raw.cut(rule, 1.0, within, rest, scratch)?
+        } else {
+            self.cut(rule, if raw { 1.0 } else { temperature }, within, rest, scratch)?
+        };
+        // Rounding, and rules that ask for more than the best token has.
+        Some(if found.least > self.max {
+            Cut::from(self.max).until(self.best())
+        } else {
+            within.and(found)
+        })
+    }
+
+    fn cut(&self, rule: Rule, temperature: f64, within: Cut, rest: Cut, scratch: &mut CutScratch) -> Option<Cut> {
+        if rest != Cut::ALL && needs_mass(rule) {
+            return self.cut_of_rest(rule, rest, scratch);
+        }
         Some(match rule {
             Rule::TopK(k) => self.top_k(k.max(1), scratch)?,
             Rule::TopP(p) if p >= 1.0 => Cut::ALL,
@@ -142,6 +158,19 @@ impl Measure<'_> {
                 self.probability(log_eps.min(0.5 * log_eps - self.entropy()))
             }
         })
+    }
+
+    /// The same of a rest of the tokens, where p is larger by what the others have.
+    fn cut_of_rest(&self, rule: Rule, rest: Cut, scratch: &mut CutScratch) -> Option<Cut> {
+        let CutScratch {
+            candidates, nucleus, ..
+        } = scratch;
+        let share = candidates.mass_of(rest, self) / self.z;
+        match rule {
+            Rule::TopP(p) => Some(nucleus::top_p(p * share, rest, self, candidates, nucleus)),
+            Rule::Epsilon(eps) => Some(self.probability(math::ln(eps * share))),
+            _ => None,
+        }
     }
 
     /// The first token with the largest score.

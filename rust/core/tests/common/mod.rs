@@ -20,6 +20,7 @@ pub fn plan(objective: Objective) -> Plan {
         raw_scores: false,
         anchor,
         supports: vec![],
+        chains: vec![],
         allowed: None,
     }
 }
@@ -257,6 +258,15 @@ pub fn adversarial() -> Vec<(&'static str, Vec<f64>)> {
 pub fn supported(objective: Objective, rules: &[(Rule, bool)]) -> Plan {
     Plan {
         supports: rules.iter().map(|&(rule, raw)| Support { rule, raw }).collect(),
+        ..plan(objective)
+    }
+}
+
+/// A plan with one chain of rules, each raw or not.
+pub fn chained(objective: Objective, rules: &[(Rule, bool)]) -> Plan {
+    let Plan { supports, .. } = supported(objective.clone(), rules);
+    Plan {
+        chains: vec![supports],
         ..plan(objective)
     }
 }
