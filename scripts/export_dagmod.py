@@ -6,9 +6,9 @@ makes OUT/transformers (`AutoModelForCausalLM.from_pretrained`, `vllm.LLM`) and 
 the packages gguf and safetensors. The weights are the embedded float16 numbers; the GGUF file holds them as float32,
 since llama.cpp would round activations to float16 too where weights are.
 
-llama.cpp has no word-level tokenizer. The words go in as SentencePiece pieces with the space before them, so that ids
-decode to the words with spaces between; texts of one-character words, as all prompts of the task are, are encoded as
-`tokenizers` does. Prompts that hold an `<x...>` word must be given as ids.
+llama.cpp has no word-level tokenizer. Its Unigram one stands in, with the words as pieces that begin with a space: ids
+decode to words with spaces between, and texts whose words have spaces between, as all prompts of the task have, are
+encoded as `tokenizers` does. Other texts are not ("c=a" is one unknown word): give ids for them.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, config: dict) -> None:
     unknown = tokenizer["model"]["unk_token"]
     kinds = [gguf.TokenType.CONTROL if word in special else gguf.TokenType.NORMAL for word in words]
     kinds[words.index(unknown)] = gguf.TokenType.UNKNOWN
-    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_model("t5")
     writer.add_token_list([word if word in special else f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in words])
     writer.add_token_scores([0.0] * len(words))
     writer.add_token_types(kinds)
@@ -83,6 +83,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, config: dict) -> None:
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(True)
+    writer.add_remove_extra_whitespaces(True)
 
 
 def write_gguf(path: Path) -> None:

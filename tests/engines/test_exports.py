@@ -44,6 +44,7 @@ def test_llama_cpp_reads_and_writes_the_words(embedded: EmbeddedModel, dagmod_gg
         ids = embedded.encode(problem.prompt)
         assert model.tokenize(problem.prompt.encode()) == ids
         assert model.detokenize(ids).decode() == embedded.decode(ids)
+    assert model.tokenize(b"c = <x003> ; ! 1") == embedded.encode("c = <x003> ; ! 1")
     every = [1, *range(4, 1024)]  # after <bos> llama.cpp drops the first word's space
     assert model.detokenize(every).decode() == embedded.decode(every)
 
