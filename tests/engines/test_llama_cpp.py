@@ -271,6 +271,9 @@ def test_the_c_interface_takes_the_selected_token(model: llama_cpp.Llama, ids: l
     sampler.add_decoder(od.softmax(2.0), seed=11, position=4)
     token = LlamaSampler.sample(sampler, model._ctx)  # llama_sampler_sample
     assert token == od.softmax(2.0).sample(row, seed=11, position=4).tokens[0]
+    assert sampler.position == 5
+    sampler.reset()
+    assert sampler.sample(model._ctx) == token
 
 
 # ---- what other links leave ----
@@ -309,6 +312,7 @@ def test_a_draw_does_not_depend_on_the_order_of_candidates(
     plain.add_dist(0)
     for i, row in enumerate(rows):
         sampler.reset()  # penalties forget
+        sampler.position = i
         left = np.where(apply(plain, row)[0] > 0, row, -np.inf).astype(np.float32)
         assert sampler.draw(row) == CUT.sample(left, seed=3, position=i).tokens[0]
 

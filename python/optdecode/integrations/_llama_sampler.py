@@ -54,7 +54,7 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
 
     def __init__(self, n_vocab: int) -> None:
         super().__init__()
-        self.position = 0
+        self.position = self._first = 0
         self.log_prob = 0.0
         self.edits: list[Callable[[npt.NDArray[np.float32]], Any]] = []
         self._decoder: Decoder | None = None
@@ -90,7 +90,7 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
         self._in_order = all(i not in own and self._name(i) in _IN_PLACE for i in links)
         self._decoder = decoder
         self._seed = fresh_seed() if seed is None else seed
-        self.position = position
+        self.position = self._first = position
         self.add_custom(self._apply)
 
     def sample(self, ctx: Any, idx: int = -1) -> int:
@@ -149,8 +149,12 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
                 f"token {self._token} was drawn and a later link chose {token}: add links before add_decoder"
             )
         llama_cpp.llama_sampler_accept(self.sampler, token)
-        self.position += 1
         return token
+
+    def reset(self) -> None:
+        """Start again, at the first position; penalties and grammars forget what was drawn."""
+        super().reset()
+        self.position = self._first
 
     def _apply(self, pointer: Any) -> None:
         """Select a candidate; nothing may escape, since ctypes would print it and forget it."""
@@ -176,6 +180,7 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
             self._row[array["id"]] = array["logit"]
         draw = self._decoder.sample(self._row, seed=self._seed, position=self.position, threads=1)
         self._token, self.log_prob = int(draw.tokens[0]), float(draw.log_probs[0])
+        self.position += 1
         return self._token if in_order else int(np.flatnonzero(array["id"] == self._token)[0])
 
     def _name(self, link: int) -> bytes:
