@@ -529,3 +529,16 @@ print("fine")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
+
+
+def test_the_example_runs(dagmod_gguf: Path) -> None:
+    script = Path(__file__).parents[2] / "examples/llama_cpp_python.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["completion", "votes", "same", "engine"]
+    assert "(' 6', " in lines[1]  # the answer of its prompt
+    again = subprocess.run(
+        [sys.executable, script, dagmod_gguf, PROMPTS[0]], capture_output=True, text=True, check=False
+    )
+    assert len(again.stdout.splitlines()) == 4, again.stderr
