@@ -16,7 +16,7 @@ from scipy import stats
 
 import optdecode as od
 from optdecode._status import Status
-from optdecode.errors import ConvergenceError, OptdecodeError, ProblemError
+from optdecode.errors import ConvergenceError, OptdecodeError, ProblemError, ShapeError
 from optdecode.integrations import llama_cpp as ours
 from optdecode.integrations._llama_sampler import CANDIDATE
 from optdecode.models import dagmod
@@ -395,6 +395,8 @@ def test_logits_processors_run_before_the_decoder(model: llama_cpp.Llama, ids: l
 def test_an_error_in_the_sampler_reaches_the_caller(model: llama_cpp.Llama, ids: list[list[int]]) -> None:
     with pytest.raises(OptdecodeError, match="5000"):
         ours.generate(model, ids[0], BROKEN)
+    with pytest.raises(OptdecodeError, match="5000"):  # in the callback
+        ours.generate(model, ids[0], BROKEN, logit_bias={5: 1.0})
     with ours.drawing(model, BROKEN):
         with pytest.raises(OptdecodeError, match="5000"):
             model.create_completion(ids[0])
@@ -463,6 +465,8 @@ def test_what_would_pass_by_unseen_is_refused(model: llama_cpp.Llama, ids: list[
     sampler = ours.DecoderSampler(1024)
     with pytest.raises(ProblemError, match="add_decoder"):
         sampler.draw(np.zeros(1024, dtype=np.float32))
+    with pytest.raises(ShapeError, match=r"a row of 1024 logits is needed; got \(1000,\)"):
+        sampler.draw(np.zeros(1000, dtype=np.float32))
     sampler.add_decoder(od.softmax(), seed=1)
     sampler.add_greedy()
     with pytest.raises(ProblemError, match="later link"):

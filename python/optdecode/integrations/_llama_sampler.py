@@ -13,7 +13,7 @@ from llama_cpp._internals import LlamaSampler
 
 from optdecode._decoder import Decoder
 from optdecode._inputs import fresh_seed
-from optdecode.errors import ProblemError
+from optdecode.errors import ProblemError, ShapeError
 
 #: `llama_token_data` of llama.h.
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -60,7 +60,7 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
         self._decoder: Decoder | None = None
         self._error: BaseException | None = None
         self._token = -1
-        self._in_order = True
+        self._link, self._unedited, self._in_order = -1, True, True
         self._row = np.empty(n_vocab, dtype=np.float32)
         self._candidates = np.zeros(n_vocab, dtype=CANDIDATE)
         self._ids = np.arange(n_vocab, dtype=np.int32)
@@ -85,9 +85,12 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
         """
         if not isinstance(decoder, Decoder) or self._decoder is not None:
             raise ProblemError(f"add_decoder: exactly one Decoder is needed; got {decoder!r} after {self._decoder!r}")
+        self._link = int(llama_cpp.llama_sampler_chain_n(self.sampler))
         own = {i for i, _ in self.custom_samplers}  # have no name to ask for
-        links = range(llama_cpp.llama_sampler_chain_n(self.sampler))
-        self._in_order = all(i not in own and self._name(i) in _IN_PLACE for i in links)
+        names = [b"custom" if i in own else self._name(i) for i in range(self._link)]
+        # llama.cpp marks links that do nothing by ?, and by + and - where they may run.
+        self._unedited = all(name.startswith(b"?") for name in names)
+        self._in_order = all(name[:1] == b"?" or name.lstrip(b"+-") in _IN_PLACE for name in names)
         self._decoder = decoder
         self._seed = fresh_seed() if seed is None else seed
         self.position = self._first = position
@@ -128,33 +131,44 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
         int
             The token, which the chain has accepted.
         """
+        for edit in self.edits:
+            logits = np.asarray(edit(logits.copy()), dtype=np.float32)
+        if logits.shape != self._row.shape:
+            raise ShapeError(f"DecoderSampler: a row of {len(self._row)} logits is needed; got {logits.shape}")
+        if self._unedited and llama_cpp.llama_sampler_chain_n(self.sampler) == self._link + 1:
+            self._draw(logits)
+        else:
+            self._run_chain(logits)
+        llama_cpp.llama_sampler_accept(self.sampler, self._token)
+        return self._token
+
+    def reset(self) -> None:
+        """Start again, at the first position; penalties and grammars forget what was drawn."""
+        super().reset()
+        self.position = self._first
+
+    def _draw(self, row: npt.NDArray[np.float32]) -> None:
         if self._decoder is None:
             raise ProblemError("DecoderSampler: call add_decoder before drawing")
-        for edit in self.edits:
-            logits = edit(logits.copy())
+        draw = self._decoder.sample(row, seed=self._seed, position=self.position, threads=1)
+        self._token, self.log_prob = int(draw.tokens[0]), float(draw.log_probs[0])
+        self.position += 1
+
+    def _run_chain(self, logits: npt.NDArray[np.float32]) -> None:
+        # Not by `llama_sampler_sample`: it would accept a token after a failure too, and a grammar that is given a
+        # token it forbids ends the process.
         if not self._in_order:
             self._candidates["id"] = self._ids
         self._candidates["logit"] = logits
         data = ctypes.cast(self._candidates.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
         array = llama_cpp.llama_token_data_array(data=data, size=len(self._row), selected=-1, sorted=False)
-        # Not `llama_sampler_sample`: it would accept a token after a failure too, and a grammar that is given a token
-        # it forbids ends the process.
         llama_cpp.llama_sampler_apply(self.sampler, ctypes.byref(array))
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         token = int(array.data[array.selected].id) if 0 <= array.selected < array.size else -1
         if token != self._token:
-            raise ProblemError(
-                f"token {self._token} was drawn and a later link chose {token}: add links before add_decoder"
-            )
-        llama_cpp.llama_sampler_accept(self.sampler, token)
-        return token
-
-    def reset(self) -> None:
-        """Start again, at the first position; penalties and grammars forget what was drawn."""
-        super().reset()
-        self.position = self._first
+            raise ProblemError(f"{self._token} was drawn, and a later link chose {token}: add links before add_decoder")
 
     def _apply(self, pointer: Any) -> None:
         """Select a candidate; nothing may escape, since ctypes would print it and forget it."""
@@ -167,8 +181,6 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
 
     def _select(self, candidates: Any) -> int:
         """Draw, and return where the token stands."""
-        if self._decoder is None:
-            raise ProblemError("DecoderSampler: no decoder")
         size = int(candidates.size)
         memory = (llama_cpp.llama_token_data * size).from_address(ctypes.addressof(candidates.data.contents))
         array = np.frombuffer(memory, dtype=CANDIDATE)
@@ -178,11 +190,8 @@ class DecoderSampler(LlamaSampler):  # type: ignore[misc]  # llama-cpp-python ma
         else:  # by token id again: the draw is a function of the row, not of where links left the candidates
             self._row.fill(-np.inf)
             self._row[array["id"]] = array["logit"]
-        draw = self._decoder.sample(self._row, seed=self._seed, position=self.position, threads=1)
-        self._token, self.log_prob = int(draw.tokens[0]), float(draw.log_probs[0])
-        self.position += 1
+        self._draw(self._row)
         return self._token if in_order else int(np.flatnonzero(array["id"] == self._token)[0])
 
     def _name(self, link: int) -> bytes:
-        name = llama_cpp.llama_sampler_name(llama_cpp.llama_sampler_chain_get(self.sampler, link))
-        return bytes(name).lstrip(b"?+-")  # how llama.cpp marks links that do nothing, or run on a device
+        return bytes(llama_cpp.llama_sampler_name(llama_cpp.llama_sampler_chain_get(self.sampler, link)))
