@@ -491,9 +491,17 @@ def test_drawing_leaves_the_model_as_it_was(model: llama_cpp.Llama, ids: list[li
         list(islice(model.generate(ids[0]), 5))
         with ours.drawing(model, CUT, seed=1):
             inner = list(islice(model.generate(ids[0]), 5))
-        assert (
-            list(islice(model.generate(ids[0]), 5)) == ours.generate(model, ids[0], od.greedy(), max_tokens=5)[0].tokens
-        )
+        outer = list(islice(model.generate(ids[0]), 5))
+        assert outer == ours.generate(model, ids[0], od.greedy(), max_tokens=5)[0].tokens
+        model.reset()
+        model.eval(ids[0])
+        assert model.sample() == outer[0]
+    with ours.drawing(model, od.softmax(2.0), seed=3):
+        model.reset()
+        model.eval(ids[0])
+        row = np.array(model.scores[len(ids[0]) - 1])
+        by_hand = [model.sample() for _ in range(20)]
+    assert by_hand == [od.softmax(2.0).sample(row, seed=3, position=i).tokens[0] for i in range(20)]
     assert inner == ours.generate(model, ids[0], CUT, seed=1, max_tokens=5)[0].tokens
     assert engine() == before
     assert "_init_sampler" not in vars(model)

@@ -69,15 +69,16 @@ def drawing(model: Any, decoder: Decoder, seed: int | None = None) -> Iterator[N
             made[-1].edits.append(_with_ids(processor, model))
         return made[-1]
 
-    before = vars(model).get("_init_sampler")
+    before, sampler_before = vars(model).get("_init_sampler"), model._sampler
     model._init_sampler = init_sampler
+    model._sampler = init_sampler()  # for `model.sample` alone, which would make one a token, each at position 0
     try:
         yield
     finally:
         del model._init_sampler
         if before is not None:
             model._init_sampler = before
-        model._sampler = None  # llama-cpp-python keeps the last one
+        model._sampler = sampler_before
         for sampler in made:
             sampler.close()
 
