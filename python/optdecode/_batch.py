@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from optdecode._decoder import Decoder, draw_plain, draw_rows
-from optdecode._inputs import read_rows
+from optdecode._decoder import Decoder, draw_plain, draw_rows, thread_count
+from optdecode._inputs import check_plans, is_laid_out, mask_rows, read_rows, writable_rows
 from optdecode._plan import Plan
 from optdecode._solution import Draw
+from optdecode.backends import rust
 from optdecode.errors import ProblemError, ShapeError
 
 
@@ -63,7 +64,7 @@ def sample_batch(
     >>> od.sample_batch([od.greedy(), od.top_k(1)], logits, seeds=[1, 2]).tokens.ravel()
     array([1, 0])
     """
-    plans = _plans(list(decoders))
+    plans = _plans("sample_batch", decoders)
     logits = _stacked(logits)
     if mask is None and anchor is None and budget is None and weights is None:
         draw = draw_plain(plans, logits, seeds, positions, n, coupling, backend, threads, on_failure)
@@ -112,26 +113,25 @@ def log_probs_in_place(decoders: Sequence[Decoder], logits: Any, mask: Any = Non
     array([[-inf,   0., -inf],
            [ nan,   0.,   0.]], dtype=float32)
     """
-    array = logits.detach().numpy() if type(logits).__module__.partition(".")[0] == "torch" else logits
-    if array.ndim != 2 or array.dtype != np.float32:
-        raise ShapeError(f"logits must be float32 (B, V); got {array.dtype} {array.shape}")
-    if len(decoders) != array.shape[0]:
-        raise ShapeError(f"one decoder a row is needed; got {len(decoders)} for {array.shape[0]} rows")
-    status = np.zeros(array.shape[0], dtype=np.int64)
-    for row, decoder in enumerate(decoders):
-        own = mask if mask is None or mask.ndim < 2 else mask[row]
-        solution = decoder(array[row], mask=own, threads=threads, on_failure="mark")
-        status[row] = solution.status
-        if solution.status.is_solved:
-            array[row] = solution.log_probs
-    return status
+    plans = _plans("log_probs_in_place", decoders)
+    array = writable_rows(logits)
+    if len(plans) != array.shape[0]:
+        raise ShapeError(f"one decoder a row is needed; got {len(plans)} for {array.shape[0]} rows")
+    allowed = None if mask is None else mask_rows(mask, array.shape[:1], array.shape[1])
+    check_plans(plans, array.shape[1], anchor=None, budget=None, weights=None, mixed=True)
+    rows = array if is_laid_out(array) else np.ascontiguousarray(array)
+    status = rust.log_probs_in_place(plans, rows, allowed, thread_count(threads))
+    if rows is not array:
+        array[...] = rows
+    return status.astype(np.int64)
 
 
-def _plans(decoders: list[Decoder]) -> list[Plan]:
+def _plans(caller: str, decoders: Sequence[Decoder]) -> list[Plan]:
+    decoders = list(decoders)
     plans = [decoder.plan for decoder in decoders if isinstance(decoder, Decoder)]
     if len(plans) < len(decoders):
         row, other = next((row, item) for row, item in enumerate(decoders) if not isinstance(item, Decoder))
-        raise ProblemError(f"sample_batch: decoders must be Decoder objects; item {row} is {other!r}")
+        raise ProblemError(f"{caller}: decoders must be Decoder objects; item {row} is {other!r}")
     return plans
 
 

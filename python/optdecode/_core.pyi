@@ -64,6 +64,17 @@ class Plan:
     ) -> Plan:
         """Check and store the parameters; those that the kind does not have are ignored."""
 
+def log_probs_in_place(
+    plans: list[Plan],
+    logits: NDArray[np.float32],
+    mask: NDArray[np.bool_] | NDArray[np.uint32] | None,
+    threads: int,
+) -> NDArray[np.uint8]:
+    """Replace every row (B, V) of logits by log q of its plan; a status a row.
+
+    A row without a distribution is left as it was. Plans are one a row, and take no given anchor.
+    """
+
 def solve(
     plan: Plan,
     logits: _Logits,

@@ -129,14 +129,14 @@ def read_rows(
         raise ShapeError(f"logits must be (..., V) with V >= 1; got {array.shape}")
     shape, vocabulary = array.shape[:-1], array.shape[-1]
     rows: NDArray[Any] = array.reshape(prod(shape), vocabulary)
-    if rows.strides[1] != rows.itemsize or rows.strides[0] < 0:
+    if not is_laid_out(rows):
         rows = np.ascontiguousarray(rows)
-    _check_plans(plans, vocabulary, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
+    check_plans(plans, vocabulary, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
     return Rows(
         rows,
         tag,
         shape,
-        mask=None if mask is None else _mask_rows(mask, shape, vocabulary),
+        mask=None if mask is None else mask_rows(mask, shape, vocabulary),
         anchor=None if anchor is None else _float_rows("anchor", anchor, shape, vocabulary),
         weights=None if weights is None else _float_rows("weights", weights, shape, vocabulary),
         budget=None if budget is None else _budget_rows(budget, shape),
@@ -181,7 +181,26 @@ def _logits_array(logits: Any) -> tuple[NDArray[Any], str, bool]:
     return (array.view(np.uint16) if tag in ("f16", "bf16") else array), tag, is_torch
 
 
-def _check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool) -> None:
+def writable_rows(logits: Any) -> NDArray[Any]:
+    """Return float32 logits (B, V), an array or a CPU tensor, as an array on the same memory."""
+    if not (isinstance(logits, np.ndarray) or _is_torch(logits)):
+        raise DTypeError(f"only an array or a tensor can be overwritten; got {type(logits).__name__}")
+    array = _numpy_view(logits, "logits")
+    if array.dtype != np.float32:
+        raise DTypeError(f"logits that are overwritten must be float32; got {logits.dtype}")
+    if array.ndim != 2 or array.shape[1] < 1:
+        raise ShapeError(f"logits that are overwritten must be (B, V) with V >= 1; got {array.shape}")
+    if not array.flags.writeable:
+        raise ProblemError("logits that are overwritten must be writable")
+    return array
+
+
+def is_laid_out(rows: NDArray[Any]) -> bool:
+    """Whether backends can take (B, V) rows as they are."""
+    return bool(rows.strides[1] == rows.itemsize and rows.strides[0] >= 0 and rows.flags.aligned)
+
+
+def check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool) -> None:
     if mixed and all(map(_FITS_ANY_CALL, plans)):
         return
     for row, plan in enumerate(plans):
@@ -213,7 +232,7 @@ def _broadcast(name: str, array: NDArray[Any], shape: tuple[int, ...], width: in
     return np.ascontiguousarray(full.reshape(prod(shape), width))
 
 
-def _mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any]:
+def mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any]:
     array = _numpy_view(mask, "mask")
     words = -(-vocabulary // 32)
     if array.ndim < 1:

@@ -72,6 +72,11 @@ def sample(
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)
 
 
+def log_probs_in_place(plans: list[Plan], logits: NDArray[Any], mask: Any, threads: int) -> NDArray[Any]:
+    """Replace every row of float32 logits (B, V) by log q of its plan, where it has one; a status a row."""
+    return _core.log_probs_in_place(_all_compiled(plans), logits, mask, threads)
+
+
 def sample_plain(
     plans: Plan | list[Plan], logits: Any, seed: Any, position: Any, n: Any, coupling: Any, threads: Any
 ) -> tuple[NDArray[Any], NDArray[Any], Any, bool] | None:

@@ -9,7 +9,7 @@ use numpy::ndarray::{ArrayView2, Axis, Dimension, IntoDimension};
 use numpy::npyffi::NPY_TYPES;
 use numpy::{
     Element, PyArray, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1,
-    PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods,
+    PyReadonlyArray2, PyReadwriteArray2, PyUntypedArray, PyUntypedArrayMethods,
 };
 use optdecode_core::plan::{Anchor, Objective, Plan, Weights};
 use optdecode_core::row::{Mask, Row, Scores};
@@ -43,7 +43,7 @@ enum Matrix<'py, T: Element> {
     Row(PyReadonlyArray1<'py, T>),
 }
 
-enum MaskArray<'py> {
+pub(crate) enum MaskArray<'py> {
     Flags(PyReadonlyArray2<'py, bool>),
     Bits(PyReadonlyArray2<'py, u32>),
 }
@@ -129,34 +129,13 @@ impl<'py> Arguments<'py> {
 
     /// Checks what a plan needs of the arrays; `row` is the row of a batch with a plan a row.
     pub(crate) fn check_plan(&self, plan: &Plan, row: Option<usize>) -> PyResult<()> {
-        let place = || row.map_or(String::new(), |row| format!(" (row {row})"));
-        let vocabulary = self.vocabulary;
         if plan.anchor == Anchor::Given && self.anchor.is_none() {
+            let place = place(row);
             return Err(value(format!(
-                "the plan's anchor is 'given', but anchor is None{}",
-                place()
+                "the plan's anchor is 'given', but anchor is None{place}"
             )));
         }
-        if let Some(&last) = plan.allowed.as_ref().and_then(|ids| ids.last())
-            && last as usize >= vocabulary
-        {
-            return Err(value(format!(
-                "the plan allows token {last}, but V = {vocabulary}{}",
-                place()
-            )));
-        }
-        if let Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } = &plan.objective
-            && let Weights::Array(values) = &coverage.weights
-            && self.weights.is_none()
-            && values.len() != vocabulary
-        {
-            let length = values.len();
-            return Err(value(format!(
-                "the plan's weights have length {length}, but V = {vocabulary}{}",
-                place()
-            )));
-        }
-        Ok(())
+        check_tokens(plan, self.vocabulary, self.weights.is_some(), row)
     }
 
     /// Whether the logits are float64, hence the probabilities that come back.
@@ -182,15 +161,39 @@ impl<'py> Arguments<'py> {
                 Logits::F16(matrix) => ScoreRows::F16(matrix.view()),
                 Logits::Bf16(matrix) => ScoreRows::Bf16(matrix.view()),
             },
-            mask: self.mask.as_ref().map(|mask| match mask {
-                MaskArray::Flags(array) => MaskRows::Flags(array.as_array()),
-                MaskArray::Bits(array) => MaskRows::Bits(array.as_array()),
-            }),
+            mask: self.mask.as_ref().map(MaskArray::rows),
             anchor: self.anchor.as_ref().map(|array| array.as_array()),
             weights: self.weights.as_ref().map(|array| array.as_array()),
             budget: self.budget.as_ref().map(|array| array.as_slice()).transpose()?,
         })
     }
+}
+
+fn place(row: Option<usize>) -> String {
+    row.map_or(String::new(), |row| format!(" (row {row})"))
+}
+
+/// Checks that what a plan says of single tokens fits V of them; `given` if the call brings weights in place of the plan's.
+pub(crate) fn check_tokens(plan: &Plan, vocabulary: usize, given: bool, row: Option<usize>) -> PyResult<()> {
+    if let Some(&last) = plan.allowed.as_ref().and_then(|ids| ids.last())
+        && last as usize >= vocabulary
+    {
+        let place = place(row);
+        return Err(value(format!(
+            "the plan allows token {last}, but V = {vocabulary}{place}"
+        )));
+    }
+    if let Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } = &plan.objective
+        && let Weights::Array(values) = &coverage.weights
+        && !given
+        && values.len() != vocabulary
+    {
+        let (length, place) = (values.len(), place(row));
+        return Err(value(format!(
+            "the plan's weights have length {length}, but V = {vocabulary}{place}"
+        )));
+    }
+    Ok(())
 }
 
 impl<'py, T: Element> Matrix<'py, T> {
@@ -214,7 +217,7 @@ impl<'py, T: Element> Matrix<'py, T> {
 }
 
 impl<'py> MaskArray<'py> {
-    fn new(mask: &Bound<'py, PyAny>, rows: usize, vocabulary: usize) -> PyResult<Self> {
+    pub(crate) fn new(mask: &Bound<'py, PyAny>, rows: usize, vocabulary: usize) -> PyResult<Self> {
         let array = untyped("mask", mask, 2)?;
         let dtype = array.dtype();
         if dtype.is_equiv_to(&numpy::dtype::<bool>(mask.py())) {
@@ -229,6 +232,13 @@ impl<'py> MaskArray<'py> {
             Err(type_(format!(
                 "mask must be bool (B or 1, V) or uint32 (B or 1, W); got {dtype}"
             )))
+        }
+    }
+
+    pub(crate) fn rows(&self) -> MaskRows<'_> {
+        match self {
+            MaskArray::Flags(array) => MaskRows::Flags(array.as_array()),
+            MaskArray::Bits(array) => MaskRows::Bits(array.as_array()),
         }
     }
 }
@@ -249,9 +259,18 @@ enum ScoreRows<'a> {
     Bf16(ArrayView2<'a, u16>),
 }
 
-enum MaskRows<'a> {
+pub(crate) enum MaskRows<'a> {
     Flags(ArrayView2<'a, bool>),
     Bits(ArrayView2<'a, u32>),
+}
+
+impl MaskRows<'_> {
+    pub(crate) fn row(&self, row: usize) -> Mask<'_> {
+        match self {
+            MaskRows::Flags(rows) => Mask::Flags(slice(rows, row)),
+            MaskRows::Bits(rows) => Mask::Bits(slice(rows, row)),
+        }
+    }
 }
 
 impl Batch<'_> {
@@ -264,10 +283,7 @@ impl Batch<'_> {
                 ScoreRows::F16(rows) => Scores::F16(slice(rows, row).reinterpret_cast::<f16>()),
                 ScoreRows::Bf16(rows) => Scores::Bf16(slice(rows, row).reinterpret_cast::<bf16>()),
             },
-            mask: self.mask.as_ref().map(|mask| match mask {
-                MaskRows::Flags(rows) => Mask::Flags(slice(rows, row)),
-                MaskRows::Bits(rows) => Mask::Bits(slice(rows, row)),
-            }),
+            mask: self.mask.as_ref().map(|mask| mask.row(row)),
             anchor: self
                 .anchor
                 .as_ref()
@@ -317,11 +333,31 @@ fn typed<'a, 'py, T: Element, D: Dimension>(
 /// A 2-D array whose rows are slices: aligned, contiguous along the last axis.
 fn matrix<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray2<'py, T>> {
     let array: &Bound<'py, PyArray2<T>> = typed(name, array)?;
-    let (shape, strides, item) = (array.shape(), array.strides(), size_of::<T>() as isize);
     if array.len() == 0 {
         // Whatever its strides and pointer are: an empty array of our own has good ones.
-        return Ok(PyArray2::zeros(array.py(), [shape[0], shape[1]], false).readonly());
+        return Ok(PyArray2::zeros(array.py(), [array.shape()[0], array.shape()[1]], false).readonly());
     }
+    check_rows(name, array)?;
+    readonly(name, array)
+}
+
+/// The same, to be written to.
+pub(crate) fn matrix_mut<'py, T: Element>(
+    name: &str,
+    array: &Bound<'py, PyAny>,
+) -> PyResult<PyReadwriteArray2<'py, T>> {
+    let array: &Bound<'py, PyArray2<T>> = typed(name, array)?;
+    if array.len() > 0 {
+        check_rows(name, array)?;
+        if array.shape()[0] > 1 && array.strides()[0] < (array.shape()[1] * size_of::<T>()) as isize {
+            return Err(value(format!("{name}: rows that are written to must not overlap")));
+        }
+    }
+    array.try_readwrite().map_err(|error| value(format!("{name}: {error}")))
+}
+
+fn check_rows<T: Element>(name: &str, array: &Bound<'_, PyArray2<T>>) -> PyResult<()> {
+    let (shape, strides, item) = (array.shape(), array.strides(), size_of::<T>() as isize);
     // The stride of an axis with one element means nothing.
     let rows_fine = shape[0] == 1 || (strides[0] >= 0 && strides[0] % item == 0);
     let columns_fine = shape[1] == 1 || strides[1] == item;
@@ -331,7 +367,7 @@ fn matrix<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<Py
              {strides:?}: pass numpy.ascontiguousarray({name})"
         )));
     }
-    readonly(name, array)
+    Ok(())
 }
 
 /// A 1-D contiguous array, of one element a row if `rows` is given.

@@ -2,6 +2,7 @@
 
 mod arrays;
 mod errors;
+mod in_place;
 mod plain;
 mod plan;
 mod pool;
@@ -15,6 +16,8 @@ use pyo3::prelude::*;
 /// The compiled core of optdecode: rows of logits in CPU memory, solved and drawn.
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use crate::in_place::log_probs_in_place;
     #[pymodule_export]
     use crate::plain::sample_plain;
     #[pymodule_export]
