@@ -34,7 +34,16 @@ class Recorder(OptdecodeLogitsProcessor):
         before = logits.clone()
         after = super().apply(logits, ctx)
         new = [
-            Row(r.decoder, r.seed, r.coupling, r.index, r.n, len(output), before[row].numpy(), after[row].clone().numpy())
+            Row(
+                r.decoder,
+                r.seed,
+                r.coupling,
+                r.index,
+                r.n,
+                len(output),
+                before[row].numpy(),
+                after[row].clone().numpy(),
+            )
             for row, r, output in held
         ]
         folder = os.environ.get("OPTDECODE_RECORD")
