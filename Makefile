@@ -70,6 +70,13 @@ test-slow: $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch ## run the slow and th
 	@echo '==> testing Python, the slow and statistical tests'
 	$(BIN)/python -m pytest -m '(slow or statistical) and not gpu and not engine' $(ARGS)
 
+test-levels: $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch ## run the tests of solvers and draws at every instruction set but the best, which make test covers
+	@for level in $$($(BIN)/python -c 'from optdecode import _core; print(*_core.build_info()["levels"][:-1])'); do \
+		echo "==> testing Python at $$level"; \
+		OPTDECODE_FORCE_LEVEL=$$level $(BIN)/python -m pytest -q -m 'not slow and not statistical and not gpu and not engine' \
+			$(LEVEL_TESTS) $(ARGS) || exit; \
+	done
+
 lint: $(STAMPS)/test ## check format and lints, Rust and Python
 	@echo '==> linting'
 	cargo fmt --all --check
@@ -89,6 +96,7 @@ types: $(STAMPS)/build $(STAMPS)/test ## check types: mypy --strict, and the ext
 
 test-engines: $(STAMPS)/build $(ENGINES)/.made ## run the adapters in the real engines: vLLM, transformers, llama.cpp, ... (ARGS='-k name')
 	@echo '==> testing in the engines'
+	@$(ENGINES)/bin/python scripts/install_engines.py --strict
 	OPTDECODE_TEST_ENGINES=1 PYTHONPATH=python $(ENGINES)/bin/python -m pytest -W default \
 		tests/engines python/optdecode/integrations $(ARGS)
 
@@ -109,7 +117,7 @@ help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "%s%s\n", sep, substr($$0, 5); sep = "\n" } \
 		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: demo build wheel setup test test-rust test-neon test-slow test-engines lint fmt types bench docs clean help tools tools-neon FORCE
+.PHONY: demo build wheel setup test test-rust test-neon test-slow test-engines test-levels lint fmt types bench docs clean help tools tools-neon FORCE
 
 # ---- steps, each with its stamp ----
 
@@ -122,9 +130,13 @@ tools:
 
 comma := ,
 
+# All but what cannot depend on the instruction set: the command line, the embedded model, packaging, benchmarks.
+LEVEL_TESTS := tests/oracle tests/parity $(addprefix tests/unit/test_,sample.py supports.py solution.py failures.py torch.py \
+	log_probs_in_place.py model_log_probs.py core_binding.py core_plain.py)
+
 # What cross compiles and runs the tests where rustc is not one for 64-bit Arm. The other tests of the core never come to a
 # kernel, and take as long again.
-NEON_TESTS  := --lib --test draws --test softmax_draws --test golden
+NEON_TESTS  := --lib --test draws --test softmax_draws --test model --test golden
 NEON_TARGET := aarch64-unknown-linux-gnu
 NEON_ROOT   := /usr/aarch64-linux-gnu
 NEON_APT    := (Debian, Ubuntu: apt install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)

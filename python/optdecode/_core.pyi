@@ -14,6 +14,8 @@ __all__ = [
     "Plan",
     "build_info",
     "forget_pools",
+    "log_probs_in_place",
+    "model_log_probs",
     "num_threads",
     "philox4x32_10",
     "row_seeds",
@@ -34,6 +36,7 @@ class _BuildInfo(TypedDict):
     version: str
     profile: str
     level: str
+    levels: list[str]
     threads: int | str
     target: str
 
@@ -64,10 +67,26 @@ class Plan:
     ) -> Plan:
         """Check and store the parameters; those that the kind does not have are ignored."""
 
+def model_log_probs(
+    plans: list[Plan],
+    logits: _Logits,
+    dtype: str,
+    mask: _Mask | None,
+    anchor: NDArray[np.float64] | None,
+    tokens: NDArray[np.int64],
+    m: int,
+    threads: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Log p of tokens (B, n); and the m best tokens (B, m) in order, and log p of these.
+
+    Without a distribution they are NaN and -1; past the allowed tokens -1 and -inf. Plans are one for all rows,
+    or one a row.
+    """
+
 def log_probs_in_place(
     plans: list[Plan],
     logits: NDArray[np.float32],
-    mask: NDArray[np.bool_] | NDArray[np.uint32] | None,
+    mask: _Mask | None,
     threads: int,
 ) -> NDArray[np.uint8]:
     """Replace every row (B, V) of logits by log q of its plan; a status a row.

@@ -5,22 +5,34 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from optdecode import backends
 from optdecode._explain import describe
-from optdecode._inputs import Rows, fresh_seed, read_positions, read_rows, read_seeds
+from optdecode._inputs import (
+    Rows,
+    as_tensors,
+    fresh_seed,
+    plain_tensor,
+    read_out,
+    read_positions,
+    read_rows,
+    read_seeds,
+)
 from optdecode._plan import Plan, PlanKind, lower
 from optdecode._problem import MirrorAscent, Problem
-from optdecode._solution import Draw, Solution, make_draw, raise_on_failure
+from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, with_model
 from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
 from optdecode.errors import ProblemError
 from optdecode.regularizers import KL, Coverage, combine
 from optdecode.supports import Support, intersect
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ON_FAILURE = ("raise", "mark")
 _COUPLINGS = ("iid", "systematic")
@@ -77,6 +89,7 @@ class Decoder(Spec):
         threads: int | None = None,
         backend: str = "auto",
         on_failure: str = "raise",
+        out: Any = None,
     ) -> Solution:
         """Solve for the optimal distribution of every row.
 
@@ -100,6 +113,8 @@ class Decoder(Spec):
             Where to compute.
         on_failure : {"raise", "mark"}
             ``"raise"`` raises if any row has no solution; ``"mark"`` gives such rows NaN and a status.
+        out : array or CPU tensor, shape of logits, optional
+            Receives log q, in the precision of the result; may be `logits` itself. Untouched if the call raises.
 
         Returns
         -------
@@ -115,15 +130,19 @@ class Decoder(Spec):
         """
         one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
         rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
+        written = None if out is None else read_out(out, rows)
         rows = rows.owned()  # the certificate and later draws need the logits of now, whatever the caller writes next
         name, solved = backends.solve(self.plan, rows, backend, thread_count(threads))
 
-        def draw(**arguments: Any) -> Draw:
-            return draw_rows([self.plan], rows, backend=backend, threads=threads, on_failure="mark", **arguments)
+        def draw(seed: Any, position: Any, n: int, coupling: str, model: bool, best: int) -> Draw:
+            wanted = ModelWanted(model, best)
+            return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, "mark", wanted)
 
         solution = Solution(self.plan, rows, solved, name, draw)
         if on_failure == "raise":
             raise_on_failure(solved.status, solution)
+        if written is not None:
+            written[...] = solved.log_probs.reshape(written.shape)
         return solution
 
     def sample(
@@ -140,6 +159,8 @@ class Decoder(Spec):
         threads: int | None = None,
         backend: str = "auto",
         on_failure: str = "raise",
+        model_log_probs: bool = False,
+        top_log_probs: int = 0,
     ) -> Draw:
         """Draw tokens from the optimal distribution of every row, from logits to tokens in one pass.
 
@@ -159,23 +180,28 @@ class Decoder(Spec):
         coupling : {"iid", "systematic"}
             ``"systematic"``: draw i uses ``frac(u + i / n)``; each draw alone has law q, and token v appears with
             probability min(1, n q_v).
+        model_log_probs : bool
+            Also return log p of the tokens, p the model distribution.
+        top_log_probs : int
+            Also return so many of the best tokens, and log p of these.
 
         Returns
         -------
         Draw
-            ``tokens`` (..., n) and their ``log_probs``.
+            ``tokens`` (..., n) and their ``log_probs``; what else was asked for.
 
         Raises
         ------
         ShapeError, DTypeError, ProblemError, ConvergenceError
             As in `__call__`.
         """
-        if mask is None and anchor is None and budget is None and weights is None:
+        if mask is anchor is budget is weights is None and not model_log_probs and not top_log_probs:
             draw = draw_plain(self.plan, logits, seed, position, n, coupling, backend, threads, on_failure)
             if draw is not None:
                 return draw
         rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
-        return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, on_failure)
+        model = ModelWanted(model_log_probs, top_log_probs)
+        return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, on_failure, model)
 
     def subject_to(self, *supports: Support) -> Decoder:
         """Return this decoder with further supports; all of them intersect, so their order cannot matter.
@@ -257,6 +283,28 @@ class Decoder(Spec):
         return 1.0 / inverse
 
 
+@dataclass(frozen=True)
+class ModelWanted:
+    """What a draw also says of the model: log p of the tokens, and of how many of the best."""
+
+    log_probs: bool = False
+    best: int = 0
+
+    def __post_init__(self) -> None:
+        if self.best != 0:
+            positive_int("sample", "top_log_probs", self.best)
+
+    def added_to(
+        self, draw: Draw, tokens: NDArray[Any], plans: list[Plan], rows: Rows, backend: str, threads: int
+    ) -> Draw:
+        """Return the draw with what the backend says, if anything is wanted."""
+        if not (self.log_probs or self.best):
+            return draw
+        asked = tokens if self.log_probs else tokens[:, :0]
+        answer = backends.model_log_probs(plans, rows, asked, self.best, backend, threads)
+        return with_model(draw, rows, answer, self.best)
+
+
 def thread_count(threads: int | None) -> int:
     """Return the thread count that backends read: 0 is the default."""
     return 0 if threads is None else positive_int("Decoder", "threads", threads, high=4096)
@@ -277,20 +325,26 @@ def draw_plain(
 
     The common call at B = 1 costs less than one of the checks that `read_rows` and `draw_rows` make with NumPy.
     """
-    if not isinstance(logits, np.ndarray) or backend not in backends.PLAIN:
+    if backend not in backends.PLAIN:
+        return None
+    array = logits if isinstance(logits, np.ndarray) else plain_tensor(logits)
+    if array is None:
         return None
     if not isinstance(on_failure, str) or on_failure not in _ON_FAILURE:
         return None
     if seed is None:
         seed = fresh_seed()
     name, sample_plain = backends.PLAIN[backend]
-    drawn = sample_plain(plans, logits, seed, position, n, coupling, threads)
+    drawn = sample_plain(plans, array, seed, position, n, coupling, threads)
     if drawn is None:
         return None
     tokens, log_probs, status, solved = drawn
+    codes = status
+    if array is not logits:
+        tokens, log_probs, status = as_tensors(tokens, log_probs, status)
     draw = Draw(tokens, log_probs, STATUSES[status] if type(status) is int else status, name)
     if not solved and on_failure == "raise":
-        raise_on_failure(np.atleast_1d(status), draw)
+        raise_on_failure(np.atleast_1d(codes), draw)
     return draw
 
 
@@ -304,6 +358,7 @@ def draw_rows(
     backend: str,
     threads: int | None,
     on_failure: str,
+    model: ModelWanted | None = None,
 ) -> Draw:
     """Draw n tokens from every row; one plan for all rows or one a row."""
     one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
@@ -313,6 +368,8 @@ def draw_rows(
     positions = read_positions(position, rows.shape)
     name, drawn = backends.sample(plans, rows, seeds, positions, n, coupling, backend, thread_count(threads))
     draw = make_draw(rows, drawn, name)
+    if model is not None:
+        draw = model.added_to(draw, drawn.tokens, plans, rows, backend, thread_count(threads))
     if on_failure == "raise":
         raise_on_failure(drawn.status, draw)
     return draw

@@ -149,6 +149,20 @@ def _is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def plain_tensor(value: Any) -> NDArray[Any] | None:
+    """View a CPU tensor whose type NumPy has as an array; None for anything else."""
+    if not _is_torch(value) or value.device.type != "cpu":
+        return None
+    torch = sys.modules["torch"]
+    return np.asarray(value.detach().numpy()) if value.dtype in (torch.float32, torch.float64) else None
+
+
+def as_tensors(*arrays: Any) -> tuple[Any, ...]:
+    """Turn arrays into tensors on the same memory; what is no array stays as it is."""
+    torch = sys.modules["torch"]
+    return tuple(torch.from_numpy(array) if isinstance(array, np.ndarray) else array for array in arrays)
+
+
 def _numpy_view(value: Any, name: str) -> NDArray[Any]:
     """View a CPU tensor or anything array-like as a NumPy array; bfloat16 tensors as uint16 patterns."""
     if not _is_torch(value):
@@ -192,6 +206,21 @@ def writable_rows(logits: Any) -> NDArray[Any]:
         raise ShapeError(f"logits that are overwritten must be (B, V) with V >= 1; got {array.shape}")
     if not array.flags.writeable:
         raise ProblemError("logits that are overwritten must be writable")
+    return array
+
+
+def read_out(out: Any, rows: Rows) -> NDArray[Any]:
+    """Return an array that receives log q of a batch, on the caller's memory."""
+    if not (isinstance(out, np.ndarray) or _is_torch(out)):
+        raise DTypeError(f"out must be an array or a tensor; got {type(out).__name__}")
+    array, shape = _numpy_view(out, "out"), (*rows.shape, rows.vocabulary)
+    wanted = np.float64 if rows.dtype == "f64" else np.float32
+    if array.dtype != wanted:
+        raise DTypeError(f"out must be {np.dtype(wanted)}, as log q is for such logits; got {out.dtype}")
+    if array.shape != shape:
+        raise ShapeError(f"out must have the shape of the logits, {shape}; got {array.shape}")
+    if not array.flags.writeable:
+        raise ProblemError("out must be writable")
     return array
 
 

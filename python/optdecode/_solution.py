@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,12 +139,20 @@ class Solution:
             shape=self._rows.shape,
         )
 
-    def sample(self, seed: Any = None, position: Any = 0, n: int = 1, coupling: str = "iid") -> Draw:
+    def sample(
+        self,
+        seed: Any = None,
+        position: Any = 0,
+        n: int = 1,
+        coupling: str = "iid",
+        model_log_probs: bool = False,
+        top_log_probs: int = 0,
+    ) -> Draw:
         """Draw from the solved distributions: the tokens that ``decoder.sample(logits, ...)`` draws.
 
         Parameters
         ----------
-        seed, position, n, coupling
+        seed, position, n, coupling, model_log_probs, top_log_probs
             As in `Decoder.sample`.
 
         Returns
@@ -152,7 +160,7 @@ class Solution:
         Draw
             Bad rows are marked with token −1.
         """
-        return self._draw(seed=seed, position=position, n=n, coupling=coupling)
+        return self._draw(seed, position, n, coupling, model_log_probs, top_log_probs)
 
     def __repr__(self) -> str:
         solved = self._solved
@@ -179,26 +187,62 @@ class Draw:
         What became of each row.
     backend : str
         Which backend ran.
+    model_log_probs : float array, shape (..., n), optional
+        Log p of the tokens, p the model distribution that supports are measured on (that of the tempered logits of the
+        allowed tokens); None unless asked for.
+    top_tokens : int64 array, shape (..., m), optional
+        The m best tokens by (score descending, token id ascending), −1 past the number of allowed ones; None unless
+        asked for.
+    top_log_probs : float array, shape (..., m), optional
+        Log p of these, −inf past the number of allowed ones; NaN on rows without a distribution.
     """
 
     tokens: Any
     log_probs: Any
     status: Any
     backend: str
+    model_log_probs: Any = None
+    top_tokens: Any = None
+    top_log_probs: Any = None
 
-    def __init__(self, tokens: Any, log_probs: Any, status: Any, backend: str) -> None:
+    def __init__(
+        self,
+        tokens: Any,
+        log_probs: Any,
+        status: Any,
+        backend: str,
+        model_log_probs: Any = None,
+        top_tokens: Any = None,
+        top_log_probs: Any = None,
+    ) -> None:
         # The one that `dataclass` writes goes through `object.__setattr__`, which costs more than drawing a token.
         fields = self.__dict__
         fields["tokens"] = tokens
         fields["log_probs"] = log_probs
         fields["status"] = status
         fields["backend"] = backend
+        if model_log_probs is not None:
+            fields["model_log_probs"] = model_log_probs
+        if top_tokens is not None:
+            fields["top_tokens"], fields["top_log_probs"] = top_tokens, top_log_probs
 
 
 def make_draw(rows: Rows, drawn: Drawn, backend: str) -> Draw:
     """Give drawn arrays the caller's shape and type."""
-    log_probs = drawn.log_probs if rows.dtype == "f64" else drawn.log_probs.astype(np.float32)
+    log_probs = _narrowed(rows, drawn.log_probs)
     return Draw(rows.restore(drawn.tokens), rows.restore(log_probs), _status_of(rows, drawn.status), backend)
+
+
+def with_model(draw: Draw, rows: Rows, answer: tuple[NDArray[Any], ...], m: int) -> Draw:
+    """Return a draw with what a backend said of the model: log p of the tokens and, if m > 0, the m best."""
+    log_probs, top_tokens, top_log_probs = answer
+    of_tokens = {"model_log_probs": rows.restore(_narrowed(rows, log_probs))} if log_probs.shape[1] else {}
+    of_best = {"top_tokens": rows.restore(top_tokens), "top_log_probs": rows.restore(_narrowed(rows, top_log_probs))}
+    return replace(draw, **of_tokens, **(of_best if m else {}))
+
+
+def _narrowed(rows: Rows, log_probs: NDArray[Any]) -> NDArray[Any]:
+    return log_probs if rows.dtype == "f64" else log_probs.astype(np.float32)
 
 
 def _status_of(rows: Rows, codes: NDArray[Any]) -> Any:

@@ -403,3 +403,29 @@ def test_plans_reject_bad_parameters(kind: str, changes: dict[str, Any]) -> None
 def test_plans_reject_bad_types(changes: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         make_plan("mirror", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": np.zeros((1, 2), np.int64)}, "tokens must have 2 rows; got 1"),
+        ({"tokens": np.zeros((2, 2), np.int32)}, "tokens must be a native int64 array"),
+        ({"tokens": np.zeros((2, 4), np.int64)[:, ::2]}, "contiguous along the last axis"),
+        ({"m": -1}, "m must be"),
+        ({"plans": [make_plan()] * 3}, "plans must have length 1 or 2"),
+        ({"plans": [make_plan("coverage_dual", anchor="given")]}, "anchor is None"),
+    ],
+)
+def test_what_the_model_is_asked_wrongly(changes, message):
+    arguments = {"plans": [make_plan()], "tokens": np.zeros((2, 1), np.int64), "m": 2} | changes
+    with pytest.raises((ValueError, TypeError), match=message):
+        _core.model_log_probs(
+            arguments["plans"], np.zeros((2, 5)), "f64", None, None, arguments["tokens"], arguments["m"], 1
+        )
+
+
+def test_the_model_of_no_rows_and_of_no_tokens():
+    empty = _core.model_log_probs([], np.zeros((0, 5)), "f64", None, None, np.zeros((0, 3), np.int64), 2, 1)
+    assert [array.shape for array in empty] == [(0, 3), (0, 2), (0, 2)]
+    none = _core.model_log_probs([make_plan()], np.zeros((2, 5)), "f64", None, None, np.zeros((2, 0), np.int64), 0, 1)
+    assert [array.shape for array in none] == [(2, 0), (2, 0), (2, 0)]

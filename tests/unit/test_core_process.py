@@ -42,7 +42,8 @@ def available_levels() -> list[str]:
 
 def test_build_info_says_what_was_built() -> None:
     info = _core.build_info()
-    assert set(info) == {"version", "profile", "level", "threads", "target"}
+    assert set(info) == {"version", "profile", "level", "levels", "threads", "target"}
+    assert info["levels"] == available_levels()
     assert info["profile"] in ("debug", "release")
     assert info["level"] == (os.environ.get("OPTDECODE_FORCE_LEVEL") or available_levels()[-1])
 

@@ -65,3 +65,27 @@ def test_lists_of_tensors():
 def test_integers_refused():
     with pytest.raises(od.DTypeError, match="int64"):
         od.softmax()(torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_plain_call_comes_back_as_tensors_too(dtype):
+    rows = torch.randn(3, 50, dtype=dtype)
+    rows[1, 4] = torch.nan
+    draw = od.softmax().sample(rows, seed=[1, 2, 3], on_failure="mark")
+    same = od.softmax().sample(rows.numpy(), seed=[1, 2, 3], on_failure="mark")
+    for name in ("tokens", "log_probs", "status"):
+        value = getattr(draw, name)
+        assert isinstance(value, torch.Tensor)
+        np.testing.assert_array_equal(value.numpy(), getattr(same, name))
+    assert draw.log_probs.dtype == dtype
+    with pytest.raises(od.errors.ConvergenceError, match="row 1: NAN_SCORES") as error:
+        od.softmax().sample(rows, seed=1)
+    assert isinstance(error.value.result.tokens, torch.Tensor)
+    single = od.softmax().sample(rows[0], seed=1)
+    assert single.status is od.Status.OK
+    assert single.tokens.shape == (1,)
+    # A transposed view is read the long way.
+    columns = torch.randn(50, 3, dtype=dtype).T
+    assert torch.equal(
+        od.top_k(3).sample(columns, seed=4).tokens, od.top_k(3).sample(columns.contiguous(), seed=4).tokens
+    )

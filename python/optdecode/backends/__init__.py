@@ -57,6 +57,10 @@ class Backend(Protocol):
                threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
         """Draw n tokens a row; the arrays of `Drawn`, in order."""
 
+    def model_log_probs(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any,
+                        tokens: NDArray[Any], m: int, threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
+        """Return log p of tokens (B, n), the m best tokens (B, m) and log p of these; −1 and NaN on bad rows."""
+
 
 def select(name: str) -> tuple[str, Backend]:
     """Return the name and module of a backend.
@@ -93,6 +97,14 @@ def solve(plan: Plan, rows: Rows, backend: str, threads: int) -> tuple[str, Solv
     return name, Solved(
         *module.solve(plan, rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget, threads)
     )
+
+
+def model_log_probs(
+    plans: list[Plan], rows: Rows, tokens: NDArray[Any], m: int, backend: str, threads: int
+) -> tuple[NDArray[Any], ...]:
+    """Return the model's log p of tokens (B, n), its m best tokens (B, m) and log p of these."""
+    _, module = select(backend)
+    return module.model_log_probs(plans, rows.logits, rows.dtype, rows.mask, rows.anchor, tokens, m, threads)
 
 
 def sample(

@@ -21,15 +21,15 @@ from optdecode.backends._reference_supports import (
     Flags,
     descending,
     log_softmax,
-    model_log_probs,
     select,
     select_chain,
 )
+from optdecode.backends._reference_supports import model_log_probs as model_log_probs_of
 
 if TYPE_CHECKING:
     from optdecode._plan import Plan
 
-__all__ = ["philox4x32_10", "row_seeds", "sample", "solve"]
+__all__ = ["model_log_probs", "philox4x32_10", "row_seeds", "sample", "solve"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,52 @@ def sample(
     return tokens, log_probs, status
 
 
+def model_log_probs(
+    plans: list[Plan],
+    logits: npt.NDArray[np.generic],
+    dtype: str,
+    mask: npt.NDArray[np.generic] | None,
+    anchor: Array | None,
+    tokens: npt.NDArray[np.int64],
+    m: int,
+    threads: int = 0,
+) -> tuple[Array, npt.NDArray[np.int64], Array]:
+    """Return what the model says of tokens, and its best ones.
+
+    Parameters
+    ----------
+    plans : list of Plan
+        One for all rows, or one a row; their temperature is that of the model distribution.
+    logits, dtype, mask, anchor, threads
+        As in `solve`.
+    tokens : ndarray of int64, shape (B, n)
+        Negative ones have log-probability NaN.
+    m : int
+        How many of the best.
+
+    Returns
+    -------
+    tuple of ndarray
+        log p (B, n); the best tokens (B, m), -1 past the allowed ones, and log p of these. NaN and -1 on bad rows.
+    """
+    batch = _batch(logits, dtype, mask, anchor, None, None)
+    log_probs, best = np.full(tokens.shape, np.nan), np.full((tokens.shape[0], m), -1, dtype=np.int64)
+    best_log_probs = np.full(best.shape, np.nan)
+    for b in range(tokens.shape[0]):
+        plan, (x, row_mask, row_anchor, *_) = plans[b if len(plans) > 1 else 0], batch.row(b)
+        ids, status = _allowed(plan, x, row_mask, row_anchor)
+        if status.is_solved:
+            model = np.full(x.size + 1, -np.inf)
+            with np.errstate(over="ignore"):
+                model[ids] = model_log_probs_of(x[ids], plan.temperature)
+            known = tokens[b] >= 0
+            log_probs[b, known] = model[np.minimum(tokens[b, known], x.size)]
+            first = ids[descending(x[ids])[:m]]
+            best[b, : first.size], best_log_probs[b] = first, -np.inf
+            best_log_probs[b, : first.size] = model[first]
+    return log_probs, best, best_log_probs
+
+
 # --------------------------------------------------------------------------------------------------------- one row
 
 
@@ -174,7 +220,7 @@ def _solve_row(
     if not status.is_solved:
         return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 5, 0, status)
     x, w = x[ids], np.zeros(ids.size) if w is None else w
-    log_p = model_log_probs(x, plan.temperature)
+    log_p = model_log_probs_of(x, plan.temperature)
     given = plan.anchor == "given"
     log_r = log_softmax(np.maximum(anchor[ids], FLOOR)) if given and anchor is not None else log_p
     on = select(plan.supports, x, plan.temperature)
@@ -232,7 +278,7 @@ def _weights(plan: Plan, x: Array, given: Array | None, ids: npt.NDArray[np.intp
 
 def _named_weights(plan: Plan, x: Array, ids: npt.NDArray[np.intp]) -> Array:
     if plan.weights == "model":
-        return np.exp(model_log_probs(x, plan.temperature))
+        return np.exp(model_log_probs_of(x, plan.temperature))
     if plan.weights == "uniform":
         return np.ones(x.size)
     if plan.weights == "rank":

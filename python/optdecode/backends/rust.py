@@ -72,6 +72,14 @@ def sample(
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)
 
 
+def model_log_probs(
+    plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, tokens: NDArray[Any], m: int,
+    threads: int,
+) -> tuple[NDArray[Any], ...]:  # fmt: skip
+    """Log p of tokens, and the m best; see `optdecode.backends.Backend`."""
+    return _core.model_log_probs(_all_compiled(plans), logits, dtype, mask, anchor, tokens, m, threads)
+
+
 def log_probs_in_place(plans: list[Plan], logits: NDArray[Any], mask: Any, threads: int) -> NDArray[Any]:
     """Replace every row of float32 logits (B, V) by log q of its plan, where it has one; a status a row."""
     return _core.log_probs_in_place(_all_compiled(plans), logits, mask, threads)

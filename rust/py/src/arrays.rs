@@ -138,6 +138,22 @@ impl<'py> Arguments<'py> {
         check_tokens(plan, self.vocabulary, self.weights.is_some(), row)
     }
 
+    /// The plans of a call, one for all rows or one a row, checked.
+    pub(crate) fn check_plans<'a>(&self, plans: &'a [Bound<'py, crate::plan::Plan>]) -> PyResult<Vec<&'a Plan>> {
+        let plans: Vec<_> = plans.iter().map(|plan| &plan.get().plan).collect();
+        let rows = self.rows;
+        if plans.len() != 1 && plans.len() != rows {
+            let count = plans.len();
+            return Err(value(format!(
+                "plans must have length 1 or {rows}, the rows; got {count}"
+            )));
+        }
+        for (row, plan) in plans.iter().enumerate() {
+            self.check_plan(plan, (plans.len() > 1).then_some(row))?;
+        }
+        Ok(plans)
+    }
+
     /// Whether the logits are float64, hence the probabilities that come back.
     pub(crate) fn is_double(&self) -> bool {
         matches!(self.logits, Logits::F64(_))
@@ -166,6 +182,19 @@ impl<'py> Arguments<'py> {
             weights: self.weights.as_ref().map(|array| array.as_array()),
             budget: self.budget.as_ref().map(|array| array.as_slice()).transpose()?,
         })
+    }
+}
+
+/// One array row a row of logits.
+pub(crate) fn rows_of<'py, T: Element>(
+    name: &str,
+    array: &Bound<'py, PyAny>,
+    rows: usize,
+) -> PyResult<PyReadonlyArray2<'py, T>> {
+    let array = matrix(name, array)?;
+    match array.shape()[0] == rows {
+        true => Ok(array),
+        false => Err(value(format!("{name} must have {rows} rows; got {}", array.shape()[0]))),
     }
 }
 

@@ -3,6 +3,7 @@
 mod arrays;
 mod errors;
 mod in_place;
+mod model;
 mod plain;
 mod plan;
 mod pool;
@@ -18,6 +19,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use crate::in_place::log_probs_in_place;
+    #[pymodule_export]
+    use crate::model::model_log_probs;
     #[pymodule_export]
     use crate::plain::sample_plain;
     #[pymodule_export]
@@ -35,7 +38,7 @@ mod _core {
     use crate::build_info;
 }
 
-/// Version, build profile, instruction set in use, threads and target of this build; bad environment variables do not
+/// Version, build profile, instruction set in use and those that could be, threads and target of this build; bad environment variables do not
 /// raise here: what is wrong with them stands in place of what they set.
 #[pyfunction]
 fn build_info(py: Python<'_>) -> PyResult<Bound<'_, pyo3::types::PyDict>> {
@@ -49,6 +52,7 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, pyo3::types::PyDict>> {
             Ok(level) => info.set_item("level", level.name())?,
             Err(error) => info.set_item("level", error.value(py).to_string())?,
         }
+        info.set_item("levels", Level::available().map(Level::name).collect::<Vec<_>>())?;
         match pool::known_default() {
             Ok(threads) => info.set_item("threads", threads)?,
             Err(error) => info.set_item("threads", error.value(py).to_string())?,

@@ -44,16 +44,7 @@ pub(crate) fn sample<'py>(
         let level = crate::level()?;
         let arguments = Arguments::new(logits, dtype, mask, anchor, weights, budget)?;
         let (rows, vocabulary) = (arguments.rows, arguments.vocabulary);
-        let plans: Vec<_> = plans.iter().map(|plan| &plan.get().plan).collect();
-        if plans.len() != 1 && plans.len() != rows {
-            return Err(value(format!(
-                "plans must have length 1 or {rows}, the rows; got {}",
-                plans.len()
-            )));
-        }
-        for (row, plan) in plans.iter().enumerate() {
-            arguments.check_plan(plan, (plans.len() > 1).then_some(row))?;
-        }
+        let plans = arguments.check_plans(&plans)?;
         let seeds = vector::<u64>("seeds", seeds, Some(rows))?;
         let positions = vector::<u64>("positions", positions, Some(rows))?;
         let n = integer("n", n, 1, MAX_DRAWS)? as usize;

@@ -7,6 +7,7 @@ mod draw;
 mod face;
 mod inner;
 mod mirror;
+mod model;
 mod root;
 mod softmax;
 mod stats;
@@ -27,6 +28,7 @@ use draw::Reads;
 pub use draw::solve_for_draw;
 pub(crate) use draw::{Ready, prepare_draw};
 use face::{Answer, Face};
+pub use model::{Asked, model_log_probs};
 pub use write::{Real, Wanted, solve_into, solve_whole_into};
 
 /// Memory for solving one row at a time: it grows to the largest row seen and is reused.

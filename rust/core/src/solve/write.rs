@@ -441,6 +441,6 @@ struct Sums {
 }
 
 /// `-log q` of the best token, of whose terms z is the sum: never negative, and exact where that token has nearly everything.
-fn depth(exponential: &Exponential, z: f64, max: f64) -> f64 {
+pub(super) fn depth(exponential: &Exponential, z: f64, max: f64) -> f64 {
     math::ln(z / f64::from(arch::term_of(exponential, max as f32))).max(0.0)
 }

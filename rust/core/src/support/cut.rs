@@ -265,6 +265,20 @@ impl Measure<'_> {
         Some(Cut::from(f64::from(least)).until(last))
     }
 
+    /// Visits the first k in order, ascending in their ids; false, having visited none, where they cannot be gathered.
+    pub(crate) fn first(&self, k: usize, scratch: &mut CutScratch, mut visit: impl FnMut(u32, f64)) -> bool {
+        scratch.candidates.clear();
+        let Some(cut) = self.top_k(k, scratch) else {
+            return false;
+        };
+        let Candidates { ids, values, .. } = &scratch.candidates;
+        let tokens = ids.iter().zip(values).map(|(&id, &x)| (id, f64::from(x)));
+        tokens
+            .filter(|&(id, x)| cut.keeps(x, id))
+            .for_each(|(id, x)| visit(id, x));
+        true
+    }
+
     /// Whether it is worth trying to gather the tokens from `least` on.
     pub(crate) fn may_be_few(&self, least: f64) -> bool {
         let tops = &self.sweep.tops;
