@@ -7,6 +7,8 @@ os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_ENABL
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -226,3 +228,17 @@ def test_a_bad_request_is_refused_and_the_engine_goes_on(engine: LLM) -> None:
         run(engine, [[1]], [asks("top_k(5)", temperature=0.5)])
     (output,) = run(engine, [[1]], [asks("top_k(5)", max_tokens=2)])
     assert output.outputs[0].token_ids
+
+
+def test_the_example_runs_as_written() -> None:
+    repository = Path(__file__).parents[2]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
+    environment["PYTHONPATH"] = str(repository / "python")
+    run = subprocess.run(
+        [sys.executable, str(repository / "examples" / "vllm_requests.py")],
+        env=environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = dict(line.split(": ", 1) for line in run.stdout.splitlines() if ": " in line)
+    assert len(lines) == 5
+    assert lines["Best-of-K, drawn by us"] == lines["once more"] != ""

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-compatible server with the adapter, in processes of its own on the loopback: whole, and split in two."""
+"""vLLM's OpenAI-compatible server with the adapter, in its own processes on the loopback: whole, and in two parts."""
 
 import json
 import os
