@@ -204,10 +204,12 @@ def test_what_the_engine_forbids_stays_forbidden(engine: LLM) -> None:
 
 
 def test_penalties_come_before(engine: LLM) -> None:
-    params = asks("greedy()", max_tokens=16, repetition_penalty=1.5, ignore_eos=True)
-    engines = SamplingParams(temperature=0.0, max_tokens=16, repetition_penalty=1.5, ignore_eos=True)
-    a, b = run(engine, prompts(1) * 2, [params, engines])
-    assert a.outputs[0].token_ids == b.outputs[0].token_ids
+    penalties = {"repetition_penalty": 1.5, "presence_penalty": 0.5, "top_p": 0.9}
+    own = SamplingParams(logprobs=-1, max_tokens=1, **penalties)
+    del penalties["top_p"]
+    outputs = run(engine, prompts(8) * 2, [own] * 8 + [asks("top_p(0.9)", logprobs=-1, max_tokens=1, **penalties)] * 8)
+    for a, b in zip(outputs[:8], outputs[8:], strict=True):
+        assert total_variation(distribution(a), distribution(b)) <= 1e-5
 
 
 def test_a_row_without_a_distribution_harms_no_other(engine: LLM) -> None:
