@@ -19,6 +19,7 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import StructuredOutputsParams
 
 import optdecode as od
 from engines.vllm_recorder import Recorder, Row
@@ -201,6 +202,17 @@ def test_what_the_engine_forbids_stays_forbidden(engine: LLM) -> None:
         params = asks("softmax(2.0)", optdecode=own, allowed_token_ids=allowed, logit_bias={25: -100.0}, max_tokens=8)
         for output in run(engine, prompts(6), [params] * 6):
             assert set(output.outputs[0].token_ids) <= set(allowed) - {25}
+
+
+@pytest.mark.parametrize("own", [{}, {"optdecode_seed": 4}], ids=["log q", "our draw"])
+def test_grammars_come_before(engine: LLM, own: dict[str, Any]) -> None:
+    grammar = StructuredOutputsParams(regex="(a|b|c)[0-9]")
+    asked = [asks("softmax(2.0)", optdecode=own, structured_outputs=grammar, max_tokens=4)] * 4
+    for output in run(engine, prompts(4), asked):
+        words = [TOKENIZER.id_to_token(token) for token in output.outputs[0].token_ids]
+        assert words[0] in "abc"
+        assert words[1] in "0123456789"
+        assert words[2:] in ([], ["<eos>"])
 
 
 def test_penalties_come_before(engine: LLM) -> None:

@@ -16,8 +16,9 @@ by the same arguments: it is the way on where one machine is too small.
     ``logprobs_mode=processed_logprobs`` reports log q.
 ``optdecode_seed``
     **We draw**: the row becomes 0 at the token that ``decoder.sample(logits, seed=optdecode_seed, position=t)`` draws
-    outside, t being the number of tokens that the request has so far, and −inf elsewhere. Log-probabilities of q must
-    then be asked for elsewhere: the processed ones say 0 for the token, the raw ones are the model's.
+    outside, t being the number of tokens that the request has so far, and −inf elsewhere (inputs that are streamed into
+    a running request make its tokens prompt: t begins again). Log-probabilities of q must then be asked for elsewhere:
+    the processed ones say 0 for the token, the raw ones are the model's.
 ``optdecode_coupling, optdecode_n, optdecode_index``
     The request makes draw ``index`` of ``n`` coupled ones, ``decoder.sample(..., n=n, coupling=...).tokens[index]``:
     send n requests with one seed. Or send one with the engine's ``n`` and ``seed`` equal to ``optdecode_seed``: the
@@ -25,8 +26,9 @@ by the same arguments: it is the way on where one machine is too small.
 
 A bad request (no such decoder, or temperature, top_p, top_k or min_p set beside one) is a ValueError, HTTP 400, of that
 request alone. Temperature 0 is the engine's own greedy, which skips processors of this kind: it is refused beside a
-decoder; ask for ``greedy()``. Grammars, allowed tokens, bad words, biases and penalties come before, and a token they
-forbid stays forbidden. A row without a distribution (NaN logits, nothing allowed) is left to the engine, and warned of.
+decoder; ask for ``greedy()``. Beam search carries no such arguments and does not see them. Grammars, allowed tokens,
+bad words, biases and penalties come before, and a token they forbid stays forbidden. A row without a distribution (NaN
+logits, nothing allowed) is left to the engine, and warned of.
 
 The class has both of the engine's contracts: V1 (CPU, and where Triton is missing) and Model Runner V2 (GPUs). Rows are
 solved on the CPU, those of a batch in one call on one thread: on a GPU the rows of such requests, and no others, travel
