@@ -156,6 +156,12 @@ def test_tokens_are_those_drawn_outside_from_the_rows_recorded_inside(served: Se
                 assert all(np.isneginf(row.after).sum() == row.after.size - 1 for row in found)
 
 
+def test_clients_shared_batches(served: Served) -> None:
+    for together, alone in zip(served.rows_together, served.rows_alone, strict=True):
+        assert np.median([row.beside for row in together.values()]) >= REQUESTS / 4
+        assert {row.beside for row in alone.values()} == {1}
+
+
 def test_all_ranks_see_the_same_rows(served: Served) -> None:
     first, *others = served.rows_together
     for other in others:
@@ -191,7 +197,7 @@ def test_the_check_of_boundaries_can_fail() -> None:
     one_hot = np.where(np.arange(4) == token, 0.0, -np.inf)
     other = np.where(np.arange(4) == (token + 1) % 4, 0.0, -np.inf)
     near = base + np.float32(1e-4) * np.arange(4, dtype=np.float32)
-    rows = [Row(dec, 5, "iid", None, None, 0, x, y) for x, y in ((base, one_hot), (base, other), (near, other))]
+    rows = [Row(dec, 5, "iid", None, None, 0, x, y, 1) for x, y in ((base, one_hot), (base, other), (near, other))]
     assert not explained(5, 0, rows[0], rows[1])
     assert min(abs(u - edge) for edge in (0.25, 0.5, 0.75)) > 1e-3
     assert not explained(5, 0, rows[0], rows[2])

@@ -22,6 +22,7 @@ class Row(NamedTuple):
     position: int
     before: np.ndarray
     after: np.ndarray
+    beside: int  # how many rows were rewritten in the same call
 
 
 class Recorder(OptdecodeLogitsProcessor):
@@ -35,17 +36,11 @@ class Recorder(OptdecodeLogitsProcessor):
         after = super().apply(logits, ctx)
         new = [
             Row(
-                r.decoder,
-                r.seed,
-                r.coupling,
-                r.index,
-                r.n,
-                len(output),
-                before[row].numpy(),
-                after[row].clone().numpy(),
+                r.decoder, r.seed, r.coupling, r.index, r.n, len(output),
+                before[row].numpy(), after[row].clone().numpy(), len(held),
             )
             for row, r, output in held
-        ]
+        ]  # fmt: skip
         folder = os.environ.get("OPTDECODE_RECORD")
         if folder is None:
             self.rows.extend(new)
