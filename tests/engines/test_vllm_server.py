@@ -189,6 +189,16 @@ def test_a_sequence_parts_from_itself_alone_only_at_a_boundary(served: Served) -
         assert explained(*key, served.rows_together[0][key], served.rows_alone[0][key])
 
 
+def test_the_check_of_boundaries_sees_boundaries() -> None:
+    u, rows = uniform(5, 0, 0, 0) / 2.0**64, []
+    for edge in (u - 1e-5, u + 1e-5):
+        logits = np.log(np.array([edge, 1.0 - edge])).astype(np.float32)
+        token = int(od.softmax().sample(logits, seed=5).tokens[0])
+        rows.append(Row(od.softmax(), 5, "iid", None, None, 0, logits, np.where(np.arange(2) == token, 0, -np.inf), 1))
+    assert [int(row.after.argmax()) for row in rows] == [1, 0]
+    assert explained(5, 0, *rows)
+
+
 def test_the_check_of_boundaries_can_fail() -> None:
     base = np.zeros(4, dtype=np.float32)
     dec = od.softmax()
