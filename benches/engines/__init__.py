@@ -1,1 +1,0 @@
-"""What decoding costs inside engines: a script an engine, run where the engine is installed."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import optdecode as od
+from optdecode.integrations._request_rows import rewrite_rows
 from optdecode.integrations._requests import MOST_DRAWS, Request, read_decoder, read_request
-from optdecode.integrations._rows import rewrite_rows
 
 DECODERS = [
     od.greedy(), od.softmax(0.7), od.top_k(20), od.top_p(0.9), od.sparsemax(), od.entmax(1.5).subject_to(od.TopK(9)),

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optdecode.errors import BackendUnavailableError, ProblemError
+from optdecode.integrations._request_rows import rewrite_rows
 from optdecode.integrations._requests import Request, read_request
-from optdecode.integrations._rows import rewrite_rows
 
 Params = Mapping[str, Any]
 _LIVE = "__req__"  # where SGLang puts the request itself, and so its prompt

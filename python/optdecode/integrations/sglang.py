@@ -41,8 +41,8 @@ from typing import Any
 
 from optdecode._decoder import Decoder
 from optdecode.errors import ProblemError
+from optdecode.integrations._request_rows import rewrite_rows
 from optdecode.integrations._requests import COUPLING, INDEX, KEY, SEED, N, Request, read_request
-from optdecode.integrations._rows import rewrite_rows
 from optdecode.integrations._sglang_sampler import is_drawn, read_or_warn, warn
 from optdecode.integrations._sglang_sampler import register as register
 

@@ -40,8 +40,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from optdecode.errors import BackendUnavailableError
+from optdecode.integrations._request_rows import rewrite_rows
 from optdecode.integrations._requests import Request
-from optdecode.integrations._rows import rewrite_rows
 from optdecode.integrations._vllm_params import check_params, request_of
 from optdecode.integrations._vllm_params import from_sampling_params as from_sampling_params
 
