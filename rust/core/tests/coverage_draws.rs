@@ -305,3 +305,32 @@ fn a_start_far_from_the_root() {
     };
     check_widths(&[plan], &x, &mut Scratch::default());
 }
+
+/// The head of weights 1 begins where the terms of q say, even if those of p were summed.
+#[test]
+fn a_support_that_keeps_every_token() {
+    let mut plan = coverage(0.2, 0.004, 8, Weights::Uniform);
+    plan.supports = [Rule::TopP(1.0), Rule::MinP(0.0)]
+        .map(|rule| Support { rule, raw: false })
+        .to_vec();
+    let x = Rng(9).normals(15_000, 0.5);
+    check_widths(&[plan], &x, &mut Scratch::default());
+}
+
+#[test]
+fn adversarial_rows() {
+    let mut scratch = Scratch::default();
+    for (_, x) in adversarial() {
+        let long: Vec<f64> = x
+            .iter()
+            .copied()
+            .cycle()
+            .take(x.len().max(150 + x.len() % 64))
+            .collect();
+        let mut holes = long.clone();
+        holes.iter_mut().step_by(3).for_each(|x| *x = f64::NEG_INFINITY);
+        for x in [long, holes] {
+            check_widths(&plans()[..32], &x, &mut scratch);
+        }
+    }
+}
