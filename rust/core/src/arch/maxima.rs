@@ -242,20 +242,17 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
             let groups = Groups::new(self.scores, self.mask);
             let tops = self.sweep.tops.as_chunks::<LANES>().0;
             let spans = self.sweep.maxima.as_chunks::<LANES>().0.as_chunks::<SPANS>().0;
-            for (block, tops) in tops.iter().enumerate() {
-                if !reaches(tops, least) {
-                    continue;
-                }
-                // Spans that reach it, one bit a group.
-                let mut reached = 0_u32;
-                for (span, maxima) in spans[block].iter().enumerate() {
-                    let all = if reaches(maxima, least) { (1 << SPAN) - 1 } else { 0 };
-                    reached |= all << (span * SPAN);
-                }
-                for (offset, group) in groups.of_block(block).enumerate() {
-                    if reached >> offset & 1 == 0 {
-                        continue;
-                    }
+            let mut reached = 0;
+            for block in 0..=tops.len() {
+                // One block ahead, so that what is to be looked at is there by then.
+                let next = match tops.get(block).zip(spans.get(block)) {
+                    Some((tops, spans)) if reaches(tops, least) => groups_reached(&groups, block, spans, least),
+                    _ => 0,
+                };
+                let mut here = std::mem::replace(&mut reached, next);
+                while here != 0 {
+                    let group = (block - 1) * SPANS * SPAN + here.trailing_zeros() as usize;
+                    here &= here - 1;
                     let (scores, allowed) = groups.get(group);
                     let mut found = block_at_least(scores.as_ptr(), least) & allowed;
                     if self.below < f64::INFINITY {
@@ -276,6 +273,37 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
             true
         }
     }
+}
+
+/// Which groups of a block are in spans that reach a bound, one bit each; and asks for them.
+///
+/// # Safety
+///
+/// The instruction set of `L` is present.
+#[inline(always)]
+unsafe fn groups_reached<T: Narrow, L: ExpLanes>(
+    groups: &Groups<'_, T>,
+    block: usize,
+    spans: &[[f32; LANES]; SPANS],
+    least: L,
+) -> u32 {
+    let range = groups.of_block(block);
+    let mut reached = 0;
+    for (span, maxima) in spans.iter().enumerate() {
+        // SAFETY: the caller's.
+        if unsafe { reaches(maxima, least) } {
+            reached |= ((1 << SPAN) - 1) << (span * SPAN);
+            for group in range.clone().skip(span * SPAN).take(SPAN) {
+                let start = groups.get(group).0.as_ptr().cast::<u8>();
+                for line in (0..size_of::<[T; BLOCK]>()).step_by(64) {
+                    // SAFETY: the caller's; any address will do.
+                    unsafe { L::prefetch(start.wrapping_add(line)) };
+                }
+            }
+        }
+    }
+    // A short block has fewer groups.
+    reached & ((1_u32 << range.len()) - 1)
 }
 
 /// Whether one of the values is at least the bound.

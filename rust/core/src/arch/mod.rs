@@ -6,6 +6,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod ascent;
 mod coverage;
 mod dispatch;
 mod exp;
@@ -23,6 +24,7 @@ mod write;
 mod x86_64;
 
 use crate::status::Status;
+pub(crate) use ascent::{Ascent, Step};
 pub(crate) use coverage::{Newton, tail_sums, write_tail};
 pub(crate) use exp::Exponential;
 pub use maxima::block_maxima;

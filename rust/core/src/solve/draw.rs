@@ -17,6 +17,7 @@
 //! Where a rule is about sums, these come from the same read, and the face is a cut of the order (`support::cut`). A softmax
 //! over many tokens is not solved at all: it is drawn from by its terms (`sample`).
 
+use super::ascent::from_mirror;
 use super::cover::{Tail, from_coverage};
 use super::{Solved, Term, Workspace, dispatch, distribute, tsallis};
 use crate::arch::{self, BLOCK, Exponential, Level, Threshold};
@@ -51,6 +52,8 @@ pub(crate) struct Reads {
     /// Of Best-of-K.
     pub(super) newton: arch::Newton,
     pub(super) squares: Vec<f64>,
+    /// Of mirror ascent.
+    pub(super) ascent: arch::Ascent,
     /// The largest score of the row; not -0, which levels may tell from 0.
     pub(super) max: f64,
     /// What supports were measured on, with the sum of its terms, if any was summed.
@@ -100,9 +103,10 @@ pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspa
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
-    let ready = match shortcut(plan, row, level, ws)? {
-        Some(ready) => Some(ready),
-        None => from_coverage(plan, row, level, ws)?,
+    let ready = match plan.objective {
+        Objective::Coverage { .. } => from_coverage(plan, row, level, ws)?.map(|found| found.ready),
+        Objective::Mirror { .. } => from_mirror(plan, row, level, ws)?,
+        _ => shortcut(plan, row, level, ws)?,
     };
     match ready {
         Some(ready) => Ok(ready),
@@ -367,7 +371,7 @@ fn from_sums(
         measured: reads_measured,
         ..
     } = &mut ws.reads;
-    let Some((summary, exponential)) = arch::sweep(level, row.scores, row.mask, measured, sweep) else {
+    let Some((summary, exponential)) = arch::sweep(level, row.scores, row.mask, measured, false, sweep) else {
         return Ok(None);
     };
     summary.check()?;

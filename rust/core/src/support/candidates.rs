@@ -158,6 +158,9 @@ impl Candidates {
 
     /// Drops what a cut does not keep, if all that it keeps is here.
     pub(crate) fn keep(&mut self, cut: Cut) {
+        if self.least == cut.least && cut.last == u32::MAX {
+            return;
+        }
         let mut kept = 0;
         for i in 0..self.ids.len() {
             (self.ids[kept], self.values[kept]) = (self.ids[i], self.values[i]);
