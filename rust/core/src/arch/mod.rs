@@ -128,8 +128,18 @@ impl Summary {
 pub(crate) struct Bounds {
     /// The smallest score to collect; not -inf, which stands for forbidden tokens.
     pub(crate) least: f64,
-    /// How many tokens to give up at.
+    /// How many tokens to give up at, or of those that tie with the least, how many are wanted.
     pub(crate) limit: usize,
+}
+
+impl Bounds {
+    /// All from a score on.
+    pub(crate) fn from(least: f64) -> Self {
+        Bounds {
+            least,
+            limit: usize::MAX,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::dispatch::Kernel;
 use super::lanes::{Element, ExpLanes, Lanes, NarrowLanes, f32_from};
-use super::{Summary, maxima};
+use super::{Bounds, Summary, maxima};
 use crate::row::Mask;
 
 const COUNT: usize = 8;
@@ -233,9 +233,9 @@ pub(super) fn wide_collect_above(
     scores: &[f64],
     mask: Option<Mask<'_>>,
     block_maxima: &[f64],
-    least: f64,
+    bounds: Bounds,
     out: (&mut Vec<u32>, &mut Vec<f64>),
 ) {
     // SAFETY: arrays need no instruction set.
-    unsafe { maxima::collect::<f64, Array<f64>>(scores, mask, block_maxima, least, out) }
+    unsafe { maxima::collect::<f64, Array<f64>>(scores, mask, block_maxima, bounds, out) }
 }

@@ -19,7 +19,7 @@
 
 use super::cover::{Tail, from_coverage};
 use super::{Solved, Term, Workspace, dispatch, distribute, tsallis};
-use crate::arch::{self, BLOCK, Exponential, Level, Threshold};
+use crate::arch::{self, BLOCK, Bounds, Exponential, Level, Threshold};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
 use crate::status::Status;
@@ -273,7 +273,9 @@ fn from_maxima(plan: &Plan, reach: &Reach, row: &Row<'_>, level: Level, ws: &mut
 fn collect(first: usize, least: f64, row: &Row<'_>, level: Level, ws: &mut Workspace) {
     let Reads { maxima, selection, .. } = &mut ws.reads;
     ws.prepared.collect_with(|ids, x| {
-        arch::collect_above(level, row.scores, row.mask, maxima, least, (ids, x));
+        // What ties with the bound by the thousand is in order: only the first can be among the first.
+        let bounds = Bounds { least, limit: first };
+        arch::collect_above(level, row.scores, row.mask, maxima, bounds, (ids, x));
         // Of a row with too few blocks for a bound.
         if first < x.len() / 8 {
             let kth = kth_largest(first, x, selection, f64::total_cmp).unwrap_or(least);
@@ -310,7 +312,7 @@ fn head_bound(width: f64, power: f64, max: f64, least: f64, row: &Row<'_>, level
         return least;
     };
     ws.prepared
-        .collect_with(|ids, x| arch::collect_above(level, row.scores, row.mask, maxima, kth, (ids, x)));
+        .collect_with(|ids, x| arch::collect_above(level, row.scores, row.mask, maxima, Bounds::from(kth), (ids, x)));
     let z = ws.prepared.x.iter().map(|x| (x - max) / (width * power));
     let mu = tsallis::rough_start(power, z, selection);
     // Lower by a margin for rounding, as `width` is; and the solver starts with the best tokens all the same.
