@@ -2,6 +2,7 @@
 
 use super::dispatch::{Kernel, narrow};
 use super::lanes::{Element, ExpLanes, Lanes, Narrow};
+use super::split::push_between;
 use super::sums::{Groups, LANES};
 use super::sweep::{SPAN, SPANS, Sweep};
 use super::{BLOCK, Bounds, Level, Summary, scalar};
@@ -268,17 +269,7 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
                         continue;
                     }
                     let (scores, allowed) = groups.get(group);
-                    let mut found = block_at_least(scores.as_ptr(), least) & allowed;
-                    if self.below < f64::INFINITY {
-                        found &= !block_at_least(scores.as_ptr(), below);
-                    }
-                    while found != 0 {
-                        let offset = found.trailing_zeros() as usize;
-                        found &= found - 1;
-                        ids.push((group * BLOCK + offset) as u32);
-                        let value: f64 = scores[offset].into();
-                        values.push(value as f32);
-                    }
+                    push_between(scores, allowed, [least, below], group, ids, values);
                 }
                 if ids.len() > self.bounds.limit {
                     return false;

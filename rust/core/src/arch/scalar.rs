@@ -214,6 +214,26 @@ impl ExpLanes for Array<f32> {
         // SAFETY: the caller's; arrays of floats may be written unaligned.
         unsafe { to.cast::<[f32; COUNT]>().write_unaligned(self.0) }
     }
+
+    #[inline(always)]
+    unsafe fn compress(self, bits: u64, to: *mut f32) {
+        let mut count = 0;
+        for (i, x) in self.0.into_iter().enumerate() {
+            // SAFETY: the caller's; the count is at most that of the lanes before.
+            unsafe { to.add(count).write(x) };
+            count += (bits >> i & 1) as usize;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn compress_places(start: u32, bits: u64, to: *mut u32) {
+        let mut count = 0;
+        for i in 0..COUNT {
+            // SAFETY: as above.
+            unsafe { to.add(count).write(start + i as u32) };
+            count += (bits >> i & 1) as usize;
+        }
+    }
 }
 
 /// The entry point of this level.

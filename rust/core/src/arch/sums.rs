@@ -191,7 +191,7 @@ impl<T: Narrow> Kernel for BlockSums<'_, T> {
 ///
 /// The instruction set of `L` is present.
 #[inline(always)]
-unsafe fn add_terms<T: Narrow, L: ExpLanes>(
+pub(super) unsafe fn add_terms<T: Narrow, L: ExpLanes>(
     scores: &[T; BLOCK],
     allowed: u64,
     constants: &Constants<L>,

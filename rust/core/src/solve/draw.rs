@@ -390,12 +390,16 @@ fn from_sums(
     }
     let candidates = &mut scratch.candidates;
     let gathered = match drawn {
-        Some(_) => measure.may_be_few(cut.least) && candidates.gather(&measure, cut.least, GATHERED),
+        Some(_) => candidates.gather_few(&measure, cut.least, GATHERED),
         None => candidates.gather(&measure, cut.least, (row.scores.len() / 4).max(BLOCK)),
     };
     match drawn {
         Some(drawn) if !gathered => {
-            sum_over(cut, &drawn, &measure, candidates);
+            let measure = Measure {
+                exponential: &drawn,
+                ..measure
+            };
+            candidates.sum_cut(&measure, cut);
             std::mem::swap(&mut sweep.sums, &mut candidates.sums);
             Ok(Some(Ready::Spread(drawn.from(cut.least), cut)))
         }
@@ -405,18 +409,6 @@ fn from_sums(
             Ok(Some(from_gathered(plan, drawn, ws)))
         }
     }
-}
-
-/// Leaves the sums of the terms of a cut as those of the candidates.
-fn sum_over(cut: Cut, drawn: &Exponential, measure: &Measure<'_>, candidates: &mut Candidates) {
-    if !candidates.has_end_of(cut, drawn) {
-        let measure = Measure {
-            exponential: drawn,
-            ..*measure
-        };
-        candidates.find_end_of(cut, &measure);
-    }
-    candidates.add_to_sums(cut);
 }
 
 /// The face is what was gathered: many tokens are drawn from by terms, if there are any, and few solved for.
