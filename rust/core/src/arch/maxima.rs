@@ -2,6 +2,7 @@
 
 use super::dispatch::{Kernel, narrow};
 use super::lanes::{Element, ExpLanes, Lanes, Narrow};
+use super::split::push_between;
 use super::sums::{Groups, LANES};
 use super::sweep::{SPAN, SPANS, Sweep};
 use super::{BLOCK, Bounds, Level, Summary, scalar};
@@ -15,19 +16,19 @@ pub fn block_maxima(level: Level, scores: Scores<'_>, mask: Option<Mask<'_>>, ma
 }
 
 /// Appends the allowed tokens with a score of at least `least`, ascending: ids, and scores widened to f64. Looks only at blocks
-/// whose maximum allows one. `least` is not -inf, which stands for forbidden tokens.
+/// whose maximum allows one. Of the tokens with that very score the first `bounds.limit` are wanted, and others may be left out.
 pub(crate) fn collect_above(
     level: Level,
     scores: Scores<'_>,
     mask: Option<Mask<'_>>,
     maxima: &[f64],
-    least: f64,
+    bounds: Bounds,
     out: (&mut Vec<u32>, &mut Vec<f64>),
 ) {
     narrow!(
         level, scores,
-        scores => CollectAbove { scores, mask, maxima, least, out },
-        wide => scalar::wide_collect_above(wide, mask, maxima, least, out)
+        scores => CollectAbove { scores, mask, maxima, bounds, out },
+        wide => scalar::wide_collect_above(wide, mask, maxima, bounds, out)
     )
 }
 
@@ -51,7 +52,7 @@ struct CollectAbove<'a, T> {
     scores: &'a [T],
     mask: Option<Mask<'a>>,
     maxima: &'a [f64],
-    least: f64,
+    bounds: Bounds,
     out: (&'a mut Vec<u32>, &'a mut Vec<f64>),
 }
 
@@ -61,7 +62,7 @@ impl<T: Narrow> Kernel for CollectAbove<'_, T> {
     #[inline(always)]
     unsafe fn run<L: ExpLanes>(self) {
         // SAFETY: passed on.
-        unsafe { collect::<T, L>(self.scores, self.mask, self.maxima, self.least, self.out) }
+        unsafe { collect::<T, L>(self.scores, self.mask, self.maxima, self.bounds, self.out) }
     }
 }
 
@@ -157,12 +158,15 @@ pub(super) unsafe fn collect<T: Element<L>, L: Lanes>(
     scores: &[T],
     mask: Option<Mask<'_>>,
     maxima: &[f64],
-    least: f64,
+    bounds: Bounds,
     (ids, values): (&mut Vec<u32>, &mut Vec<f64>),
 ) {
     // SAFETY: `block_at_least` reads BLOCK scores, a chunk or the padded buffer.
     unsafe {
-        let lane_least = L::smallest_from(least);
+        let mut least = bounds.least;
+        let mut lane_least = L::smallest_from(least);
+        // Ties with the bound that are still wanted, and how many tokens were looked at for them.
+        let (mut wanted, mut seen) = (bounds.limit, 0);
         let (blocks, rest) = scores.as_chunks::<BLOCK>();
         for (group, maxima) in maxima.chunks(64).enumerate() {
             let mut reached = at_least(maxima, least);
@@ -174,6 +178,14 @@ pub(super) unsafe fn collect<T: Element<L>, L: Lanes>(
                     None => block_at_least(padded(rest).as_ptr(), lane_least) & first(rest.len()),
                 };
                 push_found(found & allowed(mask, block), block, scores, ids, values);
+                if values.len() - seen >= wanted {
+                    let tied = values[seen..].iter().filter(|&&x| x == bounds.least).count();
+                    (wanted, seen) = (wanted.saturating_sub(tied), values.len());
+                    if wanted == 0 {
+                        (wanted, least) = (usize::MAX, bounds.least.next_up());
+                        lane_least = L::smallest_from(least);
+                    }
+                }
             }
         }
     }
@@ -254,17 +266,7 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
                     let group = (block - 1) * SPANS * SPAN + here.trailing_zeros() as usize;
                     here &= here - 1;
                     let (scores, allowed) = groups.get(group);
-                    let mut found = block_at_least(scores.as_ptr(), least) & allowed;
-                    if self.below < f64::INFINITY {
-                        found &= !block_at_least(scores.as_ptr(), below);
-                    }
-                    while found != 0 {
-                        let offset = found.trailing_zeros() as usize;
-                        found &= found - 1;
-                        ids.push((group * BLOCK + offset) as u32);
-                        let value: f64 = scores[offset].into();
-                        values.push(value as f32);
-                    }
+                    push_between(scores, allowed, [least, below], group, ids, values);
                 }
                 if ids.len() > self.bounds.limit {
                     return false;

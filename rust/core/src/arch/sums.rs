@@ -166,23 +166,41 @@ impl<T: Narrow> Kernel for BlockSums<'_, T> {
             let groups = Groups::new(self.scores, self.mask);
             let fused = self.exponential.is_fused();
             for (block, sum) in self.sums.iter_mut().enumerate() {
-                let mut totals = [L::splat(0.0); LANES / 4];
-                match (groups.plain(groups.of_block(block)), fused) {
-                    (Some(groups), true) => {
-                        for scores in groups {
-                            add_terms::<T, L, true>(scores, u64::MAX, &constants, &mut totals);
-                        }
-                    }
-                    _ => {
-                        for group in groups.of_block(block) {
-                            let (scores, allowed) = groups.get(group);
-                            add_terms::<T, L, false>(scores, allowed, &constants, &mut totals);
-                        }
-                    }
-                }
-                *sum = folded(&totals);
+                *sum = sum_block(&groups, block, fused, &constants);
             }
         }
+    }
+}
+
+/// The sum of the terms of a block; `fused` if scores need no shift.
+///
+/// # Safety
+///
+/// The instruction set of `L` is present.
+#[inline(always)]
+pub(super) unsafe fn sum_block<T: Narrow, L: ExpLanes>(
+    groups: &Groups<'_, T>,
+    block: usize,
+    fused: bool,
+    constants: &Constants<L>,
+) -> f64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut totals = [L::splat(0.0); LANES / 4];
+        match (groups.plain(groups.of_block(block)), fused) {
+            (Some(groups), true) => {
+                for scores in groups {
+                    add_terms::<T, L, true>(scores, u64::MAX, constants, &mut totals);
+                }
+            }
+            _ => {
+                for group in groups.of_block(block) {
+                    let (scores, allowed) = groups.get(group);
+                    add_terms::<T, L, false>(scores, allowed, constants, &mut totals);
+                }
+            }
+        }
+        folded(&totals)
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn from_mirror(
         z: reads.sweep.sums.iter().sum(),
         sweep: &reads.sweep,
     };
-    let Some(cut) = cut::intersect(&plan.supports, plan.temperature, &measure, &mut reads.cut) else {
+    let Some(cut) = cut::intersect(plan, &measure, &mut reads.cut) else {
         return Ok(None);
     };
     let heaviest = if by_model { math::exp(measure.log_best()) } else { 1.0 };
@@ -173,7 +173,7 @@ impl Climber<'_> {
             Cut::ALL => Cut::from(measure.max - (DEPTH + 2.0 * most) / problem.shallowest()),
             _ => cut,
         };
-        if !measure.may_be_few(near.least) || !self.candidates.gather(measure, near.least, GATHERED) {
+        if !self.candidates.gather_few(measure, near.least, GATHERED) {
             return None;
         }
         self.candidates.keep(near);

@@ -117,7 +117,7 @@ pub(super) fn from_coverage(
     let deepest = max - (DEPTH + most) / problem.kappa;
     let near = cut.and(Cut::from(deepest));
     let candidates = &mut reads.cut.candidates;
-    if measure.may_be_few(near.least) && candidates.gather(&measure, near.least, GATHERED) {
+    if candidates.gather_few(&measure, near.least, GATHERED) {
         candidates.keep(near);
         let weigh = Weigh::new(&problem, &measure, candidates);
         let root = match problem.fits_f32(most) {

@@ -48,7 +48,7 @@ impl Writer<'_> {
                 Outcome::unmeasured(Status::Ok, steps)
             }));
         }
-        if more && !plan.supports.is_empty() {
+        if more && plan.selects() {
             return Ok(None);
         }
         let Some(found) = from_coverage(plan, row, level, ws)? else {

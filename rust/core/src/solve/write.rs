@@ -311,7 +311,7 @@ impl Writer<'_> {
             u32::MAX => (cut.least, 0),
             _ => (
                 f64::from((cut.least as f32).next_up()),
-                ws.reads.candidates().at_end_of(cut),
+                ws.reads.candidates_mut().count_ties(self.level, self.row, cut),
             ),
         };
         let tied = |exponential| ties as f64 * f64::from(arch::term_of(exponential, cut.least as f32));
