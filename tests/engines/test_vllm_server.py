@@ -33,6 +33,7 @@ DECODERS = [
     "entmax(1.5).subject_to(TopK(50))", json.dumps(od.best_of_k(8, temperature=1.3).to_dict()),
 ]  # fmt: skip
 REQUESTS, TOKENS = 64, 16
+CORES = sorted(os.sched_getaffinity(0))  # before an engine in this process binds its threads
 
 
 @dataclass
@@ -80,8 +81,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                "--host", "127.0.0.1", "--port", str(port),
                "--logits-processors", "engines.vllm_recorder:Recorder"]  # fmt: skip
     if request.param > 1:
-        cores = sorted(os.sched_getaffinity(0))
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cores[rank % len(cores)]) for rank in range(2))
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(CORES[rank % len(CORES)]) for rank in range(2))
         options += ["--tensor-parallel-size", "2"]
     log = folder / "log.txt"
     with log.open("wb") as output:
