@@ -3,7 +3,6 @@
 import json
 import re
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import copy
 
@@ -216,7 +215,7 @@ def genai_model(tmp_path_factory):
     return onnxruntime_genai.Model(str(folder))
 
 
-@pytest.fixture(params=["stand-in", "onnxruntime-genai"] if find_spec("onnxruntime_genai") else ["stand-in"])
+@pytest.fixture(params=["stand-in", "onnxruntime-genai"])
 def make_generator(request):
     """A function from rows of token ids to a generator: ORT GenAI's own where it is installed, too."""
     if request.param == "stand-in":
