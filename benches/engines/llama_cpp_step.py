@@ -4,7 +4,7 @@
 
 needs the environment of the engines. `llama_sampler_sample` is timed on a context of a real model, random and as small
 as may be with a real vocabulary; before each token its logits are overwritten by a prepared row, outside the time. In
-each round every case draws a few tokens, in random order; figures are medians over rounds.
+each round every case draws a few tokens, in random order; figures are medians over rounds of medians over tokens.
 """
 
 import argparse
@@ -108,15 +108,15 @@ def measure(model, kind, asked):
         for name, sampler in random.Random(round_).sample(
             sorted(samplers.items(), key=lambda item: item[0]), len(samplers)
         ):
-            spent = 0
+            spent = []
             for _ in range(asked.tokens):
                 logits[:] = rows[at % len(rows)]
                 at += 1
                 begin = time.perf_counter_ns()
                 sampler.sample(model._ctx)
-                spent += time.perf_counter_ns() - begin
+                spent.append(time.perf_counter_ns() - begin)
             if round_:  # the first warms up
-                taken[name].append(spent / asked.tokens / 1e3)
+                taken[name].append(np.median(spent) / 1e3)
     for sampler in samplers.values():
         sampler.close()
     return {name: np.array(times) for name, times in taken.items()}
@@ -158,7 +158,7 @@ def main():
         f"# Sampling a token in llama.cpp on a CPU, V = {asked.vocabulary:,}",
         "",
         "One call of the sampler by llama-cpp-python, from the logits of the context to a token; one thread. "
-        f"{asked.tokens} tokens a round, medians over {asked.rounds} interleaved rounds and half the interquartile "
+        f"{asked.tokens} tokens a round and their median, medians over {asked.rounds} interleaved rounds and half the interquartile "
         "range; rows as in `benches/README.md`. `DecoderSampler` fills llama.cpp's candidate array only where other "
         "links edit logits before it, as a logit bias does. With the processor llama.cpp draws from the q that it is "
         "given.",
