@@ -158,10 +158,10 @@ def main():
         f"# Sampling a token in llama.cpp on a CPU, V = {asked.vocabulary:,}",
         "",
         "One call of the sampler by llama-cpp-python, from the logits of the context to a token; one thread. "
-        f"{asked.tokens} tokens a round and their median, medians over {asked.rounds} interleaved rounds and half the interquartile "
-        "range; rows as in `benches/README.md`. `DecoderSampler` fills llama.cpp's candidate array only where other "
-        "links edit logits before it, as a logit bias does. With the processor llama.cpp draws from the q that it is "
-        "given.",
+        f"{asked.tokens} tokens a round and their median, medians over {asked.rounds} interleaved rounds and half the "
+        "interquartile range; rows as in `benches/README.md`. `DecoderSampler` fills llama.cpp's candidate array only "
+        "where other links edit logits before it, as a logit bias does. With the processor llama.cpp draws from the q "
+        "that it is given.",
         "",
         *table(asked.kinds, found),
         "",
