@@ -244,6 +244,18 @@ class TestGenAI:
         np.testing.assert_array_equal(ours[:, :width], expected[:, :width])
         assert (ours[:, width:] == -1).all()
 
+    @pytest.mark.parametrize("make_generator", ["onnxruntime-genai"], indirect=True)
+    @pytest.mark.parametrize("row", range(4))
+    def test_greedy_is_the_generators_own(self, make_generator, row):
+        given = [prompts()[row]]
+        alone = make_generator(given)
+        while not alone.is_done():
+            alone.generate_next_token()
+        own = alone.get_sequence(0).tolist()[len(given[0]) :]  # without the token that ended it
+        ours = genai_generate(make_generator(given), od.greedy(), eos_token_id=EOS)[0].tolist()
+        assert len(own) > 5
+        assert [token for token in ours if token not in (-1, EOS)] == own
+
     def test_the_generator_holds_the_sequence(self, make_generator):
         generator = make_generator([prompts()[0], prompts()[0]])
         ours = genai_generate(generator, od.softmax(), eos_token_id=EOS, seed=5, samples=2, coupling="systematic")
