@@ -81,6 +81,22 @@ fn supports_by_hand() {
 }
 
 #[test]
+fn chains_by_hand() {
+    let x = [0.4_f64, 0.2, 0.2, 0.1, 0.1].map(f64::ln);
+    let size = |rules: &[(Rule, bool)], temperature| {
+        let plan = chained(Objective::Softmax { lam: 1.0 }, rules);
+        face(&Plan { temperature, ..plan }, &x).len()
+    };
+    let (first, mass) = ((Rule::TopK(3), false), Rule::TopP(0.7));
+    // Of the first three, 0.5, 0.25, 0.25 is left: 0.7 is reached by two of them, of all tokens by three.
+    assert_eq!(size(&[first, (mass, false)], 1.0), 2);
+    assert_eq!(size(&[(mass, false), first], 1.0), 3);
+    assert_eq!(size(&[first, (mass, false)], 0.1), 1);
+    assert_eq!(size(&[first, (mass, true)], 0.1), 2);
+    assert_eq!(size(&[first, (mass, true), (Rule::Epsilon(0.6), true)], 0.1), 1);
+}
+
+#[test]
 fn raw_supports_ignore_the_temperature() {
     let x = [0.1_f64, 0.4, 0.2, 0.2, 0.1].map(f64::ln);
     for rule in [
