@@ -117,7 +117,7 @@ pub fn solve_whole_into<F: Real>(
 
 /// Solves a row as fast as there is a way, and writes what is wanted. The same bits at every level. From rows of f32 and
 /// narrower, q is that of [`super::solve_row`] but for 3e-6 of it and 2^-40, and for tokens at the very end of a support that is about
-/// sums; log q but for 2e-6 and 2e-7 of it; the scalars but for 1e-5. From f64, and from rows of at
+/// sums; log q but for 2e-6 and 2e-7 of it; the scalars but for 1e-5 (Best-of-K: q and log q but for 1e-5). From f64, and from rows of at
 /// most 128 tokens, it is that of `solve_row`, rounded.
 ///
 /// What the workspace holds afterwards is nobody's business.
