@@ -313,8 +313,11 @@ fn a_support_that_keeps_every_token() {
     plan.supports = [Rule::TopP(1.0), Rule::MinP(0.0)]
         .map(|rule| Support { rule, raw: false })
         .to_vec();
-    let x = Rng(9).normals(15_000, 0.5);
-    check_widths(&[plan], &x, &mut Scratch::default());
+    // p and q have different factors of the scores, so that an offset tells them apart.
+    for shift in [0.0, -10.0] {
+        let x: Vec<f64> = Rng(9).normals(15_000, 0.5).iter().map(|x| x + shift).collect();
+        check_widths(std::slice::from_ref(&plan), &x, &mut Scratch::default());
+    }
 }
 
 #[test]
