@@ -59,6 +59,7 @@ STEPS: tuple[tuple[str, str, Callable[[], None]], ...] = (
     ("vLLM for CPUs", "vllm", install_vllm),
     ("transformers", "transformers", lambda: pip("install", "transformers>=5.16")),
     ("ONNX Runtime", "onnxruntime", lambda: pip("install", "onnxruntime>=1.17")),
+    ("ONNX Runtime GenAI", "onnxruntime_genai", lambda: pip("install", "onnxruntime-genai>=0.18")),
     ("tokenizers", "tokenizers", lambda: pip("install", "tokenizers>=0.15")),
     ("xgrammar", "xgrammar", lambda: pip("install", "xgrammar>=0.2")),
     ("llguidance", "llguidance", lambda: pip("install", "llguidance>=1.7")),

@@ -8,6 +8,7 @@ round, against the plain draw of the engine without the adapter.
 import argparse
 import json
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -50,7 +51,7 @@ sampler on the engine's."""
 
 
 def main() -> None:
-    """Measure and write `benches/results/vllm_step.md`."""
+    """Measure, and write the table and its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", default="1,8,32", help="requests at once, by commas (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
@@ -74,7 +75,7 @@ def main() -> None:
     markdown = "\n".join([*lines, *table(figures, batches)])
     data = {"machine": machine, "steps": given.steps, "rounds": given.rounds, "milliseconds": figures}
     print(markdown)
-    for path in save(given.output, "vllm_step", markdown, json.dumps(data, indent=1)):
+    for path in save(given.output, f"vllm-step-{platform.machine()}", markdown, json.dumps(data, indent=1)):
         print(path)
 
 

@@ -51,6 +51,7 @@ from optdecode.supports import TopP as TopP
 
 if TYPE_CHECKING:
     from optdecode._certificate import Certificate as Certificate
+    from optdecode.multisample import prefix_groups as prefix_groups
 
 __version__ = _version()
 
@@ -61,4 +62,8 @@ def __getattr__(name: str) -> Any:
         from optdecode._certificate import Certificate
 
         return Certificate
+    if name == "prefix_groups":
+        from optdecode.multisample import prefix_groups
+
+        return prefix_groups
     raise AttributeError(f"module 'optdecode' has no attribute {name!r}")

@@ -106,6 +106,53 @@ def pass_at_k(n: Any, c: Any, k: int) -> Any:
     return np.where(drawn >= k, 1.0 - np.prod(factors, axis=-1), np.nan)[()]
 
 
+def prefix_groups(token_ids: Any, lengths: Any, live: Any = None) -> Any:
+    """Count, for each live sequence, the live ones that have the same tokens so far: its budget in Best-of-K.
+
+    Parameters
+    ----------
+    token_ids : integer array, shape (n, T)
+        The sequences, padded on the right with anything.
+    lengths : int or integer array of shape (n,)
+        Tokens of each sequence.
+    live : bool array, shape (n,), optional
+        Sequences that still grow; all by default.
+
+    Returns
+    -------
+    int64 array, shape (n,)
+        At least 1 for a live sequence, which counts itself; 0 for the others.
+
+    Raises
+    ------
+    ProblemError
+        The shapes do not fit, or a length is not in [0, T].
+
+    Examples
+    --------
+    >>> prefix_groups([[5, 7, 0], [5, 7, 9], [5, 8, 0]], lengths=2)
+    array([2, 2, 1])
+    """
+    ids = np.asarray(token_ids)
+    if ids.ndim != 2:
+        raise ProblemError(f"prefix_groups: token_ids must be (n, T); got {ids.shape}")
+    count, longest = ids.shape
+    alive = np.ones(count, dtype=bool) if live is None else np.asarray(live, dtype=bool)
+    sizes = np.asarray(lengths)
+    if sizes.shape not in ((), (count,)) or alive.shape != (count,):
+        raise ProblemError(
+            f"prefix_groups: lengths and live must have shape ({count},); got {sizes.shape} and {alive.shape}"
+        )
+    sizes = np.broadcast_to(sizes, (count,))
+    if count and not 0 <= sizes.min() <= sizes.max() <= longest:
+        raise ProblemError(f"prefix_groups: lengths must be in [0, {longest}]; got {sizes.min()}..{sizes.max()}")
+    # A length tells apart what the padding could make look alike.
+    prefixes = np.column_stack([sizes, np.where(np.arange(longest) < sizes[:, None], ids, 0)])
+    group = np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(count)
+    members = np.bincount(group, weights=alive).astype(np.int64)
+    return np.where(alive, members[group], 0)
+
+
 def bootstrap_ci(values: Any, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, resampling problems (the independent units), not samples.
 

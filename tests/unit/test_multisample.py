@@ -4,7 +4,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import optdecode as od
 from optdecode.errors import ProblemError
 from optdecode.multisample import bootstrap_ci, pass_at_k, vote
 
@@ -40,3 +43,43 @@ def test_bootstrap_interval_covers_its_mean_and_shrinks():
     assert low < small.mean() < high
     assert np.ptp(bootstrap_ci(large)) < 0.2 * (high - low)
     assert bootstrap_ci(small) == (low, high)
+
+
+class TestPrefixGroups:
+    def test_counts_equal_prefixes(self):
+        ids = [[1, 2, 3], [1, 2, 9], [1, 5, 3], [1, 2, 3]]
+        assert od.prefix_groups(ids, 3).tolist() == [2, 1, 1, 2]
+        assert od.prefix_groups(ids, 2).tolist() == [3, 3, 1, 3]
+        assert od.prefix_groups(ids, 0).tolist() == [4, 4, 4, 4]
+        assert od.prefix_groups(ids, 3, [True, True, True, False]).tolist() == [1, 1, 1, 0]
+
+    def test_lengths_tell_padding_from_tokens(self):
+        ids = [[4, 0], [4, 0], [4, 7]]
+        assert od.prefix_groups(ids, [1, 2, 1]).tolist() == [2, 1, 2]
+
+    @given(st.integers(0, 7), st.integers(0, 4), st.randoms(use_true_random=False))
+    def test_against_the_definition(self, n, width, random):
+        ids = np.array([[random.randrange(2) for _ in range(width)] for _ in range(n)], dtype=np.int64).reshape(
+            n, width
+        )
+        lengths = np.array([random.randint(0, width) for _ in range(n)], dtype=np.int64)
+        live = np.array([random.random() < 0.7 for _ in range(n)], dtype=bool)
+        prefixes = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths, strict=True)]
+        expected = [
+            sum(other == mine and alive for other, alive in zip(prefixes, live, strict=True)) if lives else 0
+            for mine, lives in zip(prefixes, live, strict=True)
+        ]
+        assert od.prefix_groups(ids, lengths, live).tolist() == expected
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (([1, 2], 1), "token_ids must be"),
+            (([[1, 2]], 3), r"lengths must be in \[0, 2\]"),
+            (([[1, 2]], [1, 1]), "must have shape"),
+            (([[1, 2]], 1, [True, True]), "must have shape"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        with pytest.raises(od.ProblemError, match=message):
+            od.prefix_groups(*arguments)

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from optdecode.errors import BackendUnavailableError
+from optdecode.integrations._onnx_model import OnnxModel
 from optdecode.models.dagmod import BOS, EOS, PAD, Problem
 
-__all__ = ["Cache", "EmbeddedModel", "Generation"]
+__all__ = ["EmbeddedModel", "Generation"]
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -39,26 +40,6 @@ class SupportsSample(Protocol):
 
     def __call__(self, logits: Any) -> Any:
         """Return a solution with ``entropy`` of shape (B,); called only where entropies are asked for."""
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of the tokens seen so far, and which of them are real (1) or padding (0).
-
-    Attributes
-    ----------
-    past
-        One array per input ``past_key_values.*`` of the ONNX file, each (batch, heads, time, head dimension).
-    mask
-        (batch, time), 1 on tokens and 0 on padding.
-    """
-
-    past: tuple[Float32, ...]
-    mask: Int64
-
-    def take(self, rows: Int64) -> Cache:
-        """The cache of some rows, in the order given; a row may be repeated."""
-        return Cache(tuple(array[rows] for array in self.past), self.mask[rows])
 
 
 @dataclass(frozen=True)
@@ -84,8 +65,8 @@ class Generation:
     prefill_seconds
         Time the model took for the prompts.
     model_seconds, decode_seconds, rows
-        (T,) per step: time in the model (the first step's is `prefill_seconds`, so 0 here), time in the decoder
-        (entropies not counted) and the number of rows decoded.
+        (T,) per step: time in the model and its cache (the first step's is `prefill_seconds`, so 0 here), time in the
+        decoder (entropies not counted) and the number of rows decoded.
     """
 
     tokens: Int64
@@ -119,7 +100,7 @@ class Generation:
         return np.asarray(self.entropies.sum(axis=0, dtype=np.float64) / np.maximum(1, running.sum(axis=0)))
 
 
-class EmbeddedModel:
+class EmbeddedModel(OnnxModel):
     """A causal language model in an ONNX file with a KV cache; by default the one that ships with optdecode.
 
     Parameters
@@ -157,17 +138,15 @@ class EmbeddedModel:
         options = runtime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._session = runtime.InferenceSession(
+        session = runtime.InferenceSession(
             str(folder / "model.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
         )
         self.tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = json.loads((folder / "config.json").read_text())
         self.vocab_size: int = config["vocab_size"]
         self.context_length: int = config["max_position_embeddings"]
-        inputs = self._session.get_inputs()
-        self._past_names = [entry.name for entry in inputs if entry.name.startswith("past_key_values")]
-        _, self._heads, _, self._head_dim = next(entry.shape for entry in inputs if entry.name == self._past_names[0])
-        self._pad, self._bos, self._eos = (int(self.tokenizer.token_to_id(word)) for word in (PAD, BOS, EOS))
+        pad, self._bos, self._eos = (int(self.tokenizer.token_to_id(word)) for word in (PAD, BOS, EOS))
+        super().__init__(session, pad)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, ``<bos>`` first."""
@@ -176,38 +155,6 @@ class EmbeddedModel:
     def decode(self, ids: Sequence[int] | Int64) -> str:
         """Text of ids, without ``<bos>``, ``<eos>`` and ``<pad>``."""
         return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float32, Cache]:
-        """Run prompts of any lengths, padded on the left, and return the logits after each and the cache.
-
-        Returns
-        -------
-        logits
-            (batch, V).
-        cache
-            For `step`.
-        """
-        longest = max(map(len, prompts))
-        ids = np.full((len(prompts), longest), self._pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = prompt
-            mask[row, longest - len(prompt) :] = 1
-        empty = np.zeros((len(prompts), self._heads, 0, self._head_dim), dtype=np.float32)
-        return self._run(ids, mask, (empty,) * len(self._past_names))
-
-    def step(self, tokens: Int64, cache: Cache) -> tuple[Float32, Cache]:
-        """Feed one token per row, (batch,), and return the logits after it, (batch, V), and the grown cache."""
-        ids = np.asarray(tokens, dtype=np.int64).reshape(-1, 1)
-        return self._run(ids, np.concatenate((cache.mask, np.ones_like(ids)), axis=1), cache.past)
-
-    def _run(self, ids: Int64, mask: Int64, past: tuple[Float32, ...]) -> tuple[Float32, Cache]:
-        # Positions count real tokens, so padding does not shift a row.
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, mask.shape[1] - ids.shape[1] :]
-        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        feeds.update(zip(self._past_names, past, strict=True))
-        logits, *present = self._session.run(None, feeds)
-        return np.ascontiguousarray(logits[:, -1]), Cache(tuple(present), mask)
 
     def generate(
         self,
@@ -271,29 +218,21 @@ class EmbeddedModel:
     def _generate_chunk(
         self, run: _Run, decoder: SupportsSample, encoded: list[list[int]], rows: Int64, samples: int
     ) -> None:
-        """Generate the sequences `rows`. The batch may hold finished rows for a while: `live` are the others."""
+        """Generate the sequences `rows`, which are sorted; `live` are the places of those that still grow."""
+        unique, owners = np.unique(rows // samples, return_inverse=True)
         begin = perf_counter()
-        # Samples of one prompt share its prefill. `rows` is sorted: without sharing `unique` has the order of `rows`.
-        unique, inverse = np.unique(rows // samples, return_inverse=True)
-        logits, cache = self.start([encoded[i] for i in unique])
-        if len(unique) < len(rows):
-            logits, cache = logits[inverse], cache.take(inverse)
+        loop = self.sequences([encoded[i] for i in unique], owners, (self._eos,), run.max_new_tokens)
+        live, logits = next(loop)
         run.prefill_seconds += perf_counter() - begin
-        live = np.arange(len(rows))
         for position in range(run.max_new_tokens):
-            tokens = run.draw(decoder, logits[live] if len(live) < len(logits) else logits, rows[live], position)
-            fed = np.full(len(rows), self._pad, dtype=np.int64)
-            fed[live] = tokens
-            live = live[tokens != self._eos]
-            run.finish(rows, fed == self._eos, last=position + 1 == run.max_new_tokens, live=len(live))
-            if not len(live) or position + 1 == run.max_new_tokens:
-                return
-            # Compacting copies the cache, about as dear as a step: worth it once a quarter of the rows is done.
-            if len(live) <= 0.75 * len(rows):
-                rows, fed, cache = rows[live], fed[live], cache.take(live)
-                live = np.arange(len(rows))
+            tokens = run.draw(decoder, logits, rows[live], position)
+            last = position + 1 == run.max_new_tokens
+            run.finish(rows[live], tokens == self._eos, last=last)
             begin = perf_counter()
-            logits, cache = self.step(fed, cache)
+            try:
+                live, logits = loop.send(tokens)
+            except StopIteration:
+                return
             run.model_seconds[position + 1] += perf_counter() - begin
 
 
@@ -335,10 +274,10 @@ class _Run:
             self._entropies[rows, position] = np.asarray(decoder(logits).entropy).reshape(len(rows))
         return tokens
 
-    def finish(self, rows: Int64, ended: npt.NDArray[np.bool_], *, last: bool, live: int) -> None:
+    def finish(self, rows: Int64, ended: npt.NDArray[np.bool_], *, last: bool) -> None:
         """Note the sequences that drew ``<eos>``; on the last step those cut short are done too."""
         self._finished[rows[ended]] = True
-        self._done += int(ended.sum()) + (live if last else 0)
+        self._done += len(rows) if last else int(ended.sum())
         if self._progress is not None:
             self._progress(self._done, len(self.seeds))
 

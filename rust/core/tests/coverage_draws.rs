@@ -1,15 +1,15 @@
-//! Draws by Best-of-K: the distribution of `solve_row`, and the same tokens at every level.
+//! Draws by Best-of-K, exact and by mirror ascent: the distribution of `solve_row`, and the same tokens at every level.
 
 mod common;
 
 use common::*;
 use half::bf16;
-use optdecode_core::Level;
 use optdecode_core::par::Scratch;
 use optdecode_core::plan::*;
 use optdecode_core::row::{Mask, Row, Scores};
 use optdecode_core::sample::{Coupling, draw_tokens};
 use optdecode_core::solve::{Wanted, solve_into};
+use optdecode_core::{Level, Outcome};
 use proptest::prelude::*;
 
 const DRAWS: usize = 300;
@@ -18,6 +18,7 @@ const DRAWS: usize = 300;
 fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
     let exact = solve(plan, row);
     check_written(plan, row, &exact.q, scratch);
+    check_whole(plan, row, &exact, scratch);
     let mut first: Option<(Vec<i64>, Vec<u64>)> = None;
     for level in Level::available() {
         let (mut tokens, mut log_probs) = (vec![-7; DRAWS], vec![7.0; DRAWS]);
@@ -77,6 +78,72 @@ fn check_written(plan: &Plan, row: &Row<'_>, exact: &[f64], scratch: &mut Scratc
     }
 }
 
+/// Everything at once, to where something else was.
+fn check_whole(plan: &Plan, row: &Row<'_>, exact: &Solution, scratch: &mut Scratch) {
+    let mut first: Option<(Vec<u32>, [u64; 5])> = None;
+    for level in Level::available() {
+        let v = exact.q.len();
+        let (mut probs, mut log_probs, mut face) = (vec![7.0_f32; v], vec![7.0_f32; v], vec![true; v]);
+        let mut wanted = Wanted {
+            probs: Some(&mut probs),
+            log_probs: Some(&mut log_probs),
+            face: Some(&mut face),
+            scalars: true,
+            zeroed: false,
+        };
+        let outcome = solve_into(plan, row, level, &mut wanted, &mut scratch.workspace);
+        assert_eq!(outcome.status, exact.outcome.status);
+        if !outcome.status.is_solved() {
+            assert!(log_probs.iter().all(|log_q| log_q.is_nan()));
+            continue;
+        }
+        for id in 0..v {
+            assert_eq!(
+                face[id],
+                exact.face.binary_search(&(id as u32)).is_ok(),
+                "{plan:?}: {id}"
+            );
+            let (q, log_q) = (exact.q[id], exact.log_q[id]);
+            let error = (f64::from(probs[id]) - q).abs();
+            assert!(error <= 1e-5 * q + 2.0_f64.powi(-39), "{plan:?}: {} {q}", probs[id]);
+            let error = (f64::from(log_probs[id]) - log_q).abs();
+            let holds = error <= 1e-5 + 2e-7 * log_q.abs() || !face[id] && log_probs[id] == f32::NEG_INFINITY;
+            assert!(holds, "{level:?} {plan:?}: {} {log_q}", log_probs[id]);
+        }
+        let found = scalars(&outcome);
+        let names = ["threshold", "objective", "entropy", "kl", "kept mass"];
+        for ((found, exact), name) in found.into_iter().zip(scalars(&exact.outcome)).zip(names) {
+            let slack = 1e-5 * (1.0 + exact.abs()) * lam_of(plan).max(1.0);
+            assert!((found - exact).abs() <= slack, "{plan:?}: {name} {found} {exact}");
+        }
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let all = ([bits(&probs), bits(&log_probs)].concat(), found.map(f64::to_bits));
+        match &first {
+            Some(first) => assert!(*first == all, "{level:?} {plan:?}"),
+            None => first = Some(all),
+        }
+    }
+}
+
+fn lam_of(plan: &Plan) -> f64 {
+    match plan.objective {
+        Objective::Coverage { lam, .. } | Objective::Mirror { lam, .. } => lam,
+        _ => 0.0,
+    }
+}
+
+fn scalars(outcome: &Outcome) -> [f64; 5] {
+    let &Outcome {
+        threshold,
+        objective,
+        entropy,
+        kl,
+        kept_mass,
+        ..
+    } = outcome;
+    [threshold, objective, entropy, kl, kept_mass]
+}
+
 /// Systematic draws of a token number n q, give or take one; rounding of the bounds may add one more.
 fn check_counts(tokens: &[i64], q: &[f64]) {
     let mut counts = std::collections::HashMap::new();
@@ -107,6 +174,20 @@ fn plans() -> Vec<Plan> {
             plans.push(coverage(lam, beta_bar, budget, weights.clone()));
         }
     }
+    let steps = [
+        (5, None),
+        (1, None),
+        (5, Some(1.0)),
+        (20, None),
+        (7, Some(0.3)),
+        (3, Some(9.0)),
+    ];
+    for (i, (steps, eta)) in steps.into_iter().enumerate() {
+        // One with weights p, one with weights 1.
+        for base in [[0, 3, 5, 7, 1, 3][i], [13, 10, 13, 14, 15, 19][i]] {
+            plans.push(mirror(&plans[base], steps, eta));
+        }
+    }
     let rules = [Rule::TopK(20), Rule::TopP(0.9), Rule::MinP(1e-3), Rule::Epsilon(1e-3)];
     for i in 0..plans.len() {
         let supports = rules.iter().skip(i % 4).step_by(2);
@@ -122,6 +203,22 @@ fn plans() -> Vec<Plan> {
         });
     }
     plans
+}
+
+/// The same problem by mirror ascent.
+fn mirror(plan: &Plan, steps: u32, eta: Option<f64>) -> Plan {
+    let Objective::Coverage { lam, coverage } = plan.objective.clone() else {
+        unreachable!("the others are no Best-of-K");
+    };
+    Plan {
+        objective: Objective::Mirror {
+            lam,
+            coverage,
+            steps,
+            eta,
+        },
+        ..plan.clone()
+    }
 }
 
 fn check_widths(plans: &[Plan], x: &[f64], scratch: &mut Scratch) {
@@ -162,7 +259,7 @@ fn large_rows() {
     (0..900).for_each(|rank| tail[(rank * 7919) % length] = 14.0 - 1.2 * (1.0 + rank as f64).ln());
     let rounded = flat.iter().map(|x| (x * 4.0).round() / 4.0).collect();
     for x in [flat, peaked, tail, rounded, vec![0.5; length]] {
-        check_widths(&plans()[..24], &x, &mut scratch);
+        check_widths(&plans()[..40], &x, &mut scratch);
     }
 }
 
@@ -180,14 +277,60 @@ proptest! {
         uniform in any::<bool>(),
         weight in 0.0..2.0_f64,
         temperature in -1.0..1.0_f64,
+        shift in prop_oneof![Just(0.0), -2000.0..2000.0_f64],
+        steps in 1_u32..30,
+        eta in prop_oneof![Just(None), (-3.0..1.0_f64).prop_map(|eta| Some(eta.exp()))],
     ) {
-        let x = Rng(seed).normals(length, spread.exp());
+        let mut x = Rng(seed).normals(length, spread.exp());
+        x.iter_mut().for_each(|x| *x += shift);
         let weights = if uniform { Weights::Uniform } else { Weights::Model };
         let plan = Plan {
             temperature: temperature.exp(),
             score_weight: weight,
             ..coverage(lam.exp(), beta_bar.exp(), budget, weights)
         };
-        check_widths(&[plan], &x, &mut Scratch::default());
+        let ascent = mirror(&plan, steps, eta);
+        check_widths(&[plan, ascent], &x, &mut Scratch::default());
+    }
+}
+
+/// Where Newton would stand still with every probability of the head at its bound.
+#[test]
+fn a_start_far_from_the_root() {
+    let x = Rng(14_332_260_232_776_828_684).normals(2556, 1.972_204_449_102_268_8_f64.exp());
+    let plan = Plan {
+        temperature: 2.063_515_889_508_189_5,
+        score_weight: 1.550_147_395_140_597_5,
+        ..coverage(2.192_690_185_688_653_6, 4.200_898_589_856_518, 5, Weights::Uniform)
+    };
+    check_widths(&[plan], &x, &mut Scratch::default());
+}
+
+/// The head of weights 1 begins where the terms of q say, even if those of p were summed.
+#[test]
+fn a_support_that_keeps_every_token() {
+    let mut plan = coverage(0.2, 0.004, 8, Weights::Uniform);
+    plan.supports = [Rule::TopP(1.0), Rule::MinP(0.0)]
+        .map(|rule| Support { rule, raw: false })
+        .to_vec();
+    let x = Rng(9).normals(15_000, 0.5);
+    check_widths(&[plan], &x, &mut Scratch::default());
+}
+
+#[test]
+fn adversarial_rows() {
+    let mut scratch = Scratch::default();
+    for (_, x) in adversarial() {
+        let long: Vec<f64> = x
+            .iter()
+            .copied()
+            .cycle()
+            .take(x.len().max(150 + x.len() % 64))
+            .collect();
+        let mut holes = long.clone();
+        holes.iter_mut().step_by(3).for_each(|x| *x = f64::NEG_INFINITY);
+        for x in [long, holes] {
+            check_widths(&plans()[..32], &x, &mut scratch);
+        }
     }
 }

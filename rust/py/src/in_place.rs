@@ -11,10 +11,11 @@ use optdecode_core::solve::{Wanted, Workspace, solve_into};
 use optdecode_core::{Level, Status};
 use pyo3::prelude::*;
 
-use crate::arrays::{Fresh, MaskArray, check_tokens, detached, matrix_mut};
+use crate::arrays::{MaskArray, check_tokens, matrix_mut};
 use crate::errors::{guard, value};
 use crate::plan::Plan;
 use crate::pool;
+use crate::results::{Fresh, detached};
 use crate::solve::choose_par;
 
 /// Replace every row of float32 logits by log q of its plan, and return a status a row; a row without a distribution is left as

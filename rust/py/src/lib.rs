@@ -7,6 +7,7 @@ mod model;
 mod plain;
 mod plan;
 mod pool;
+mod results;
 mod sample;
 mod solve;
 mod timing;

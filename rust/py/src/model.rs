@@ -6,10 +6,11 @@ use optdecode_core::par::for_each_row;
 use optdecode_core::solve::{Asked, model_log_probs as ask};
 use pyo3::prelude::*;
 
-use crate::arrays::{Arguments, Fresh, check_memory, detached, rows_of};
+use crate::arrays::{Arguments, rows_of};
 use crate::errors::{guard, integer};
 use crate::plan::Plan;
 use crate::pool;
+use crate::results::{Fresh, check_memory, detached};
 use crate::solve::choose_par;
 
 type Answer<'py> = (

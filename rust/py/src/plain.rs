@@ -11,10 +11,11 @@ use optdecode_core::sample::Coupling;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::arrays::{Arguments, Fresh, check_memory, plain};
+use crate::arrays::{Arguments, plain};
 use crate::errors::{guard, plain_integer};
 use crate::plan::Plan;
 use crate::pool;
+use crate::results::{Fresh, check_memory};
 use crate::sample::{Draws, LogProb, PerRow, coupling_named};
 use crate::solve::choose_par;
 

@@ -10,10 +10,11 @@ use optdecode_core::sample::{Coupling, draw_tokens, philox4x32_10 as philox, row
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
-use crate::arrays::{Arguments, Batch, Fresh, check_memory, detached, vector};
+use crate::arrays::{Arguments, Batch, vector};
 use crate::errors::{guard, integer, value};
 use crate::plan::Plan;
 use crate::pool;
+use crate::results::{Fresh, check_memory, detached};
 use crate::solve::choose_par;
 
 type Drawn<'py> = (

@@ -9,10 +9,11 @@ use optdecode_core::solve::{Outcome, Wanted, Workspace, solve_into, solve_whole_
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::arrays::{Arguments, Fresh, check_memory, detached};
+use crate::arrays::Arguments;
 use crate::errors::guard;
 use crate::plan::Plan;
 use crate::pool;
+use crate::results::{Fresh, check_memory, detached};
 
 /// Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, iterations, status).
 #[pyfunction]

@@ -13,10 +13,11 @@ use optdecode_core::solve::Wanted;
 use optdecode_core::{Level, Status};
 use pyo3::prelude::*;
 
-use crate::arrays::{Arguments, check_memory};
+use crate::arrays::Arguments;
 use crate::errors::{guard, integer, value};
 use crate::plan::Plan;
 use crate::pool;
+use crate::results::check_memory;
 use crate::solve::{Real, choose_par};
 
 type Times<'py> = Bound<'py, PyArray1<u64>>;

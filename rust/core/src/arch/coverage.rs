@@ -76,7 +76,7 @@ impl Newton {
 }
 
 /// `e^u` is as good as nothing.
-const LOWEST: f32 = -70.0;
+pub(super) const LOWEST: f32 = -70.0;
 
 struct NewtonSweep<'a> {
     tokens: &'a mut Newton,
@@ -144,6 +144,27 @@ impl Kernel for NewtonSweep<'_> {
     }
 }
 
+/// An integer power, by squaring.
+///
+/// # Safety
+///
+/// The instruction set of `L` is present.
+#[inline(always)]
+pub(super) unsafe fn powered<L: ExpLanes>(base: L, exponent: u32) -> L {
+    // SAFETY: the caller's.
+    unsafe {
+        let (mut power, mut square, mut left) = (L::splat(1.0), base, exponent);
+        while left > 0 {
+            if left & 1 == 1 {
+                power = power.times(square);
+            }
+            square = square.times(square);
+            left >>= 1;
+        }
+        power
+    }
+}
+
 /// The equation of a token, in every lane.
 struct Equation<L: ExpLanes> {
     powers: Powers<L>,
@@ -198,15 +219,7 @@ impl<L: ExpLanes> Equation<L> {
             let one = L::splat(1.0);
             let q = self.powers.terms(u, Powers::<L>::rounder(0.0));
             let miss = one.minus(q).max(L::splat(0.0));
-            let (mut power, mut square, mut left) = (one, miss, self.power);
-            while left > 0 {
-                if left & 1 == 1 {
-                    power = power.times(square);
-                }
-                square = square.times(square);
-                left >>= 1;
-            }
-            let gained = gain.times(power);
+            let gained = gain.times(powered(miss, self.power));
             let slope = gained.times(self.draws).mul_add(q, one);
             // u - c + nu, the large numbers first, less g (1 - q)^(K-1).
             let residual = u.minus(score).plus(self.nu).minus(gained.times(miss));
@@ -219,19 +232,16 @@ impl<L: ExpLanes> Equation<L> {
     }
 }
 
-/// Sets, for every block, `sums[0]` to the sum of the terms of the tokens with a score below `head`, `sums[1]` to that of their
-/// squares. f64 rows have none.
+/// Sets, for every block whose `sums[1]` is NaN, `sums[0]` to the sum of the terms of the tokens with a score below `head`,
+/// `sums[1]` to that of their squares. f64 rows have none.
 pub(crate) fn tail_sums(
     level: Level,
     scores: Scores<'_>,
     mask: Option<Mask<'_>>,
     exponential: &Exponential,
     head: f64,
-    [first, second]: [&mut Vec<f64>; 2],
+    [first, second]: [&mut [f64]; 2],
 ) {
-    // All of it is overwritten.
-    first.resize(scores.len().div_ceil(SUM_BLOCK), 0.0);
-    second.resize(first.len(), 0.0);
     narrow!(level, scores, scores => TailSums { scores, mask, exponential, head, first, second }, _wide => {});
 }
 
@@ -254,7 +264,8 @@ impl<T: Narrow> Kernel for TailSums<'_, T> {
             let constants = Constants::<L>::new(self.exponential);
             let head = L::smallest_from(self.head);
             let groups = Groups::new(self.scores, self.mask);
-            for (block, (first, second)) in self.first.iter_mut().zip(self.second).enumerate() {
+            let sums = self.first.iter_mut().zip(self.second).enumerate();
+            for (block, (first, second)) in sums.filter(|(_, (_, second))| second.is_nan()) {
                 let mut sums = [[L::splat(0.0); LANES / 4]; 2];
                 match groups.plain(groups.of_block(block)) {
                     Some(groups) => {

@@ -104,6 +104,12 @@ impl Exponential {
         f64::from(self.reference) / STEPS * std::f64::consts::LN_2 + self.scale() * f64::from(self.shift)
     }
 
+    /// The factor from terms to exponentials of `scale (x - max)`, with the scale that the terms have: another one, however near, would
+    /// be a factor off where scores are large.
+    pub(crate) fn unit(&self, max: f64) -> f64 {
+        crate::math::exp(self.offset() - self.scale() * max)
+    }
+
     /// Any, where none is used.
     pub(super) const LEVEL: Exponential = Exponential {
         octaves: 1.0,

@@ -91,6 +91,10 @@ pub(super) trait ExpLanes: NarrowLanes {
 
     /// To an address that is valid for writes of `COUNT` values, however aligned.
     unsafe fn store(self, to: *mut f32);
+
+    /// Writes the lanes whose bits are set, side by side, and behind them anything; no higher bit is set, and `to` is as for
+    /// `store`.
+    unsafe fn compress(self, bits: u64, to: *mut f32);
 }
 
 /// Scores that lanes can be loaded from.
@@ -210,4 +214,22 @@ pub(super) fn f32_from(bound: f64) -> f32 {
     } else {
         rounded
     }
+}
+
+/// For every set of lanes, the places of its members, ascending, and behind them 0.
+pub(super) const fn members<const LANES: usize, const SETS: usize>() -> [[u8; LANES]; SETS] {
+    let mut table = [[0; LANES]; SETS];
+    let mut set = 0;
+    while set < SETS {
+        let (mut lane, mut count) = (0, 0);
+        while lane < LANES {
+            if set >> lane & 1 == 1 {
+                table[set][count] = lane as u8;
+                count += 1;
+            }
+            lane += 1;
+        }
+        set += 1;
+    }
+    table
 }

@@ -2,6 +2,7 @@
 
 use super::dispatch::{Kernel, narrow};
 use super::lanes::{Element, ExpLanes, Lanes, Narrow};
+use super::split::{push_between, push_values};
 use super::sums::{Groups, LANES};
 use super::sweep::{SPAN, SPANS, Sweep};
 use super::{BLOCK, Bounds, Level, Summary, scalar};
@@ -15,19 +16,19 @@ pub fn block_maxima(level: Level, scores: Scores<'_>, mask: Option<Mask<'_>>, ma
 }
 
 /// Appends the allowed tokens with a score of at least `least`, ascending: ids, and scores widened to f64. Looks only at blocks
-/// whose maximum allows one. `least` is not -inf, which stands for forbidden tokens.
+/// whose maximum allows one. Of the tokens with that very score the first `bounds.limit` are wanted, and others may be left out.
 pub(crate) fn collect_above(
     level: Level,
     scores: Scores<'_>,
     mask: Option<Mask<'_>>,
     maxima: &[f64],
-    least: f64,
+    bounds: Bounds,
     out: (&mut Vec<u32>, &mut Vec<f64>),
 ) {
     narrow!(
         level, scores,
-        scores => CollectAbove { scores, mask, maxima, least, out },
-        wide => scalar::wide_collect_above(wide, mask, maxima, least, out)
+        scores => CollectAbove { scores, mask, maxima, bounds, out },
+        wide => scalar::wide_collect_above(wide, mask, maxima, bounds, out)
     )
 }
 
@@ -51,7 +52,7 @@ struct CollectAbove<'a, T> {
     scores: &'a [T],
     mask: Option<Mask<'a>>,
     maxima: &'a [f64],
-    least: f64,
+    bounds: Bounds,
     out: (&'a mut Vec<u32>, &'a mut Vec<f64>),
 }
 
@@ -61,7 +62,7 @@ impl<T: Narrow> Kernel for CollectAbove<'_, T> {
     #[inline(always)]
     unsafe fn run<L: ExpLanes>(self) {
         // SAFETY: passed on.
-        unsafe { collect::<T, L>(self.scores, self.mask, self.maxima, self.least, self.out) }
+        unsafe { collect::<T, L>(self.scores, self.mask, self.maxima, self.bounds, self.out) }
     }
 }
 
@@ -157,12 +158,15 @@ pub(super) unsafe fn collect<T: Element<L>, L: Lanes>(
     scores: &[T],
     mask: Option<Mask<'_>>,
     maxima: &[f64],
-    least: f64,
+    bounds: Bounds,
     (ids, values): (&mut Vec<u32>, &mut Vec<f64>),
 ) {
     // SAFETY: `block_at_least` reads BLOCK scores, a chunk or the padded buffer.
     unsafe {
-        let lane_least = L::smallest_from(least);
+        let mut least = bounds.least;
+        let mut lane_least = L::smallest_from(least);
+        // Ties with the bound that are still wanted, and how many tokens were looked at for them.
+        let (mut wanted, mut seen) = (bounds.limit, 0);
         let (blocks, rest) = scores.as_chunks::<BLOCK>();
         for (group, maxima) in maxima.chunks(64).enumerate() {
             let mut reached = at_least(maxima, least);
@@ -174,6 +178,14 @@ pub(super) unsafe fn collect<T: Element<L>, L: Lanes>(
                     None => block_at_least(padded(rest).as_ptr(), lane_least) & first(rest.len()),
                 };
                 push_found(found & allowed(mask, block), block, scores, ids, values);
+                if values.len() - seen >= wanted {
+                    let tied = values[seen..].iter().filter(|&&x| x == bounds.least).count();
+                    (wanted, seen) = (wanted.saturating_sub(tied), values.len());
+                    if wanted == 0 {
+                        (wanted, least) = (usize::MAX, bounds.least.next_up());
+                        lane_least = L::smallest_from(least);
+                    }
+                }
             }
         }
     }
@@ -242,33 +254,21 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
             let groups = Groups::new(self.scores, self.mask);
             let tops = self.sweep.tops.as_chunks::<LANES>().0;
             let spans = self.sweep.maxima.as_chunks::<LANES>().0.as_chunks::<SPANS>().0;
-            for (block, tops) in tops.iter().enumerate() {
-                if !reaches(tops, least) {
-                    continue;
-                }
-                // Spans that reach it, one bit a group.
-                let mut reached = 0_u32;
-                for (span, maxima) in spans[block].iter().enumerate() {
-                    let all = if reaches(maxima, least) { (1 << SPAN) - 1 } else { 0 };
-                    reached |= all << (span * SPAN);
-                }
-                for (offset, group) in groups.of_block(block).enumerate() {
-                    if reached >> offset & 1 == 0 {
-                        continue;
-                    }
+            let mut reached = 0;
+            for block in 0..=tops.len() {
+                // One block ahead, so that what is to be looked at is there by then.
+                let next = match tops.get(block).zip(spans.get(block)) {
+                    Some((tops, spans)) if reaches(tops, least) => groups_reached(&groups, block, spans, least),
+                    _ => 0,
+                };
+                let mut here = std::mem::replace(&mut reached, next);
+                while here != 0 {
+                    let group = (block - 1) * SPANS * SPAN + here.trailing_zeros() as usize;
+                    here &= here - 1;
                     let (scores, allowed) = groups.get(group);
-                    let mut found = block_at_least(scores.as_ptr(), least) & allowed;
-                    if self.below < f64::INFINITY {
-                        found &= !block_at_least(scores.as_ptr(), below);
-                    }
-                    while found != 0 {
-                        let offset = found.trailing_zeros() as usize;
-                        found &= found - 1;
-                        ids.push((group * BLOCK + offset) as u32);
-                        let value: f64 = scores[offset].into();
-                        values.push(value as f32);
-                    }
+                    push_between(scores, allowed, [least, below], group, ids);
                 }
+                push_values(self.scores, ids, values);
                 if ids.len() > self.bounds.limit {
                     return false;
                 }
@@ -276,6 +276,37 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
             true
         }
     }
+}
+
+/// Which groups of a block are in spans that reach a bound, one bit each; and asks for them.
+///
+/// # Safety
+///
+/// The instruction set of `L` is present.
+#[inline(always)]
+unsafe fn groups_reached<T: Narrow, L: ExpLanes>(
+    groups: &Groups<'_, T>,
+    block: usize,
+    spans: &[[f32; LANES]; SPANS],
+    least: L,
+) -> u32 {
+    let range = groups.of_block(block);
+    let mut reached = 0;
+    for (span, maxima) in spans.iter().enumerate() {
+        // SAFETY: the caller's.
+        if unsafe { reaches(maxima, least) } {
+            reached |= ((1 << SPAN) - 1) << (span * SPAN);
+            for group in range.clone().skip(span * SPAN).take(SPAN) {
+                let start = groups.get(group).0.as_ptr().cast::<u8>();
+                for line in (0..size_of::<[T; BLOCK]>()).step_by(64) {
+                    // SAFETY: the caller's; any address will do.
+                    unsafe { L::prefetch(start.wrapping_add(line)) };
+                }
+            }
+        }
+    }
+    // A short block has fewer groups.
+    reached & ((1_u32 << range.len()) - 1)
 }
 
 /// Whether one of the values is at least the bound.

@@ -6,6 +6,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod ascent;
 mod coverage;
 mod dispatch;
 mod exp;
@@ -15,6 +16,7 @@ mod moments;
 mod row_max;
 mod scalar;
 mod select;
+mod split;
 mod sums;
 mod sweep;
 mod threshold;
@@ -23,6 +25,7 @@ mod write;
 mod x86_64;
 
 use crate::status::Status;
+pub(crate) use ascent::{Ascent, Step};
 pub(crate) use coverage::{Newton, tail_sums, write_tail};
 pub(crate) use exp::Exponential;
 pub use maxima::block_maxima;
@@ -30,6 +33,7 @@ pub(crate) use maxima::{collect_above, collect_between};
 pub(crate) use moments::moments;
 pub use row_max::row_max;
 pub(crate) use select::{count_from, mass_from, sample_below, term_of, terms_of};
+pub(crate) use split::{count_ties, keep_between, split};
 pub(crate) use sums::{LANES, SUM_BLOCK, block_sums, block_terms};
 pub(crate) use sweep::{Sweep, sweep};
 pub(crate) use threshold::{Threshold, threshold_bound};
@@ -128,8 +132,18 @@ impl Summary {
 pub(crate) struct Bounds {
     /// The smallest score to collect; not -inf, which stands for forbidden tokens.
     pub(crate) least: f64,
-    /// How many tokens to give up at.
+    /// How many tokens to give up at, or of those that tie with the least, how many are wanted.
     pub(crate) limit: usize,
+}
+
+impl Bounds {
+    /// All from a score on.
+    pub(crate) fn from(least: f64) -> Self {
+        Bounds {
+            least,
+            limit: usize::MAX,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::row::Scores;
 const ROUND: usize = 64;
 
 /// Bytes that the prefetch runs ahead.
+#[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 4096;
 
 /// The largest score of a row, -inf of an empty one; means nothing if there is a NaN.

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::dispatch::Kernel;
 use super::lanes::{Element, ExpLanes, Lanes, NarrowLanes, f32_from};
-use super::{Summary, maxima};
+use super::{Bounds, Summary, maxima};
 use crate::row::Mask;
 
 const COUNT: usize = 8;
@@ -214,6 +214,16 @@ impl ExpLanes for Array<f32> {
         // SAFETY: the caller's; arrays of floats may be written unaligned.
         unsafe { to.cast::<[f32; COUNT]>().write_unaligned(self.0) }
     }
+
+    #[inline(always)]
+    unsafe fn compress(self, bits: u64, to: *mut f32) {
+        let mut count = 0;
+        for (i, x) in self.0.into_iter().enumerate() {
+            // SAFETY: the caller's; the count is at most that of the lanes before.
+            unsafe { to.add(count).write(x) };
+            count += (bits >> i & 1) as usize;
+        }
+    }
 }
 
 /// The entry point of this level.
@@ -233,9 +243,9 @@ pub(super) fn wide_collect_above(
     scores: &[f64],
     mask: Option<Mask<'_>>,
     block_maxima: &[f64],
-    least: f64,
+    bounds: Bounds,
     out: (&mut Vec<u32>, &mut Vec<f64>),
 ) {
     // SAFETY: arrays need no instruction set.
-    unsafe { maxima::collect::<f64, Array<f64>>(scores, mask, block_maxima, least, out) }
+    unsafe { maxima::collect::<f64, Array<f64>>(scores, mask, block_maxima, bounds, out) }
 }

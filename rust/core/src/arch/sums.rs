@@ -164,34 +164,53 @@ impl<T: Narrow> Kernel for BlockSums<'_, T> {
         unsafe {
             let constants = Constants::<L>::new(self.exponential);
             let groups = Groups::new(self.scores, self.mask);
+            let fused = self.exponential.is_fused();
             for (block, sum) in self.sums.iter_mut().enumerate() {
-                let mut totals = [L::splat(0.0); LANES / 4];
-                match groups.plain(groups.of_block(block)) {
-                    Some(groups) => {
-                        for scores in groups {
-                            add_terms(scores, u64::MAX, &constants, &mut totals);
-                        }
-                    }
-                    None => {
-                        for group in groups.of_block(block) {
-                            let (scores, allowed) = groups.get(group);
-                            add_terms(scores, allowed, &constants, &mut totals);
-                        }
-                    }
-                }
-                *sum = folded(&totals);
+                *sum = sum_block(&groups, block, fused, &constants);
             }
         }
     }
 }
 
-/// Adds the terms of a group to the totals, lane by lane.
+/// The sum of the terms of a block; `fused` if scores need no shift.
 ///
 /// # Safety
 ///
 /// The instruction set of `L` is present.
 #[inline(always)]
-unsafe fn add_terms<T: Narrow, L: ExpLanes>(
+pub(super) unsafe fn sum_block<T: Narrow, L: ExpLanes>(
+    groups: &Groups<'_, T>,
+    block: usize,
+    fused: bool,
+    constants: &Constants<L>,
+) -> f64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut totals = [L::splat(0.0); LANES / 4];
+        match (groups.plain(groups.of_block(block)), fused) {
+            (Some(groups), true) => {
+                for scores in groups {
+                    add_terms::<T, L, true>(scores, u64::MAX, constants, &mut totals);
+                }
+            }
+            _ => {
+                for group in groups.of_block(block) {
+                    let (scores, allowed) = groups.get(group);
+                    add_terms::<T, L, false>(scores, allowed, constants, &mut totals);
+                }
+            }
+        }
+        folded(&totals)
+    }
+}
+
+/// Adds the terms of a group to the totals, lane by lane; `FUSED` if scores need no shift.
+///
+/// # Safety
+///
+/// The instruction set of `L` is present.
+#[inline(always)]
+unsafe fn add_terms<T: Narrow, L: ExpLanes, const FUSED: bool>(
     scores: &[T; BLOCK],
     allowed: u64,
     constants: &Constants<L>,
@@ -202,13 +221,15 @@ unsafe fn add_terms<T: Narrow, L: ExpLanes>(
         prefetch::<T, L>(scores);
         let mut lane = 0;
         while lane < LANES {
-            let [a, b, c, d] = load_lanes::<T, L>(scores, lane, allowed);
-            let e = [
-                constants.terms(a),
-                constants.terms(b),
-                constants.terms(c),
-                constants.terms(d),
-            ];
+            let mut e = load_lanes::<T, L>(scores, lane, allowed);
+            let mut part = 0;
+            while part < 4 {
+                e[part] = match FUSED {
+                    true => constants.fused_terms(e[part]),
+                    false => constants.terms(e[part]),
+                };
+                part += 1;
+            }
             let total = &mut totals[lane / L::COUNT];
             *total = total.plus(e[0].plus(e[1]).plus(e[2].plus(e[3])));
             lane += L::COUNT;

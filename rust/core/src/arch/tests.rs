@@ -44,7 +44,14 @@ fn check(scores: Scores<'_>, mask: Option<Mask<'_>>, bounds: &[f64]) {
         assert_eq!(maxima, expected, "{level:?}");
         for &least in bounds {
             let (mut ids, mut values) = (vec![], vec![]);
-            collect_above(level, scores, mask, &maxima, least, (&mut ids, &mut values));
+            collect_above(
+                level,
+                scores,
+                mask,
+                &maxima,
+                Bounds::from(least),
+                (&mut ids, &mut values),
+            );
             let kept: Vec<usize> = (0..x.len()).filter(allowed).filter(|&id| x[id] >= least).collect();
             assert_eq!(
                 ids.iter().map(|&id| id as usize).collect::<Vec<_>>(),
@@ -113,6 +120,45 @@ fn nan_and_infinities_count_only_where_allowed() {
                 // Past the end of a row nothing counts, whatever the mask says.
                 check_widths(&x, Some(Mask::Bits(&[u32::MAX; 9])), &[0.0]);
             }
+        }
+    }
+}
+
+#[test]
+fn of_ties_with_the_bound_the_first_are_collected() {
+    let mut next = noise(2);
+    let x: Vec<f32> = (0..5000).map(|_| next().round() as f32).collect();
+    let flags: Vec<bool> = x.iter().map(|_| next() < 1.0).collect();
+    for (least, limit) in [
+        (1.0, 0),
+        (1.0, 1),
+        (1.0, 50),
+        (0.0, 700),
+        (-0.0, 1),
+        (2.0, 3),
+        (-2.0, 100_000),
+    ] {
+        let ids = || (0..x.len()).filter(|&id| flags[id]);
+        let above = ids().filter(|&id| f64::from(x[id]) > least);
+        let tied = ids().filter(|&id| f64::from(x[id]) == least);
+        let mut wanted: Vec<usize> = above.chain(tied.take(limit)).collect();
+        wanted.sort_unstable();
+        for level in Level::available() {
+            let (mut maxima, mut ids, mut values) = (vec![], vec![], vec![]);
+            let (scores, mask) = (Scores::F32(&x), Some(Mask::Flags(&flags)));
+            block_maxima(level, scores, mask, &mut maxima);
+            let bounds = Bounds { least, limit };
+            collect_above(level, scores, mask, &maxima, bounds, (&mut ids, &mut values));
+            let ids: Vec<usize> = ids.into_iter().map(|id| id as usize).collect();
+            assert!(ids.is_sorted() && wanted.iter().all(|id| ids.binary_search(id).is_ok()));
+            assert!(
+                ids.iter()
+                    .zip(&values)
+                    .all(|(&id, &value)| flags[id] && value == f64::from(x[id]))
+            );
+            assert!(values.iter().all(|&value| value >= least));
+            // Not more than the rest of a block.
+            assert!(ids.len() <= wanted.len() + BLOCK, "{level:?} {least} {limit}");
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Density {
     /// The end of the cut: tokens with `x > least`, and those with `x == least` up to the index `last`.
     pub(crate) least: f64,
     pub(crate) last: u32,
+    /// Terms, and what of them log q has besides.
+    pub(crate) bend: Option<(Exponential, f64)>,
 }
 
 impl Density {
@@ -35,6 +37,7 @@ impl Density {
         depth: 0.0,
         least: f64::MIN,
         last: u32::MAX,
+        bend: None,
     };
 }
 
@@ -259,6 +262,10 @@ struct Logs<L: ExpLanes> {
     scale_rest: L,
     depth: L,
     least: L,
+    terms: Constants<L>,
+    /// The factor of the terms, if they are wanted.
+    bend: L,
+    bent: bool,
 }
 
 impl<L: ExpLanes> Logs<L> {
@@ -271,6 +278,7 @@ impl<L: ExpLanes> Logs<L> {
         const LARGEST: f64 = f32::MAX as f64 * (1.0 - 1e-6);
         let furthest = LARGEST.min((LARGEST - density.depth) / density.scale);
         let scale = density.scale as f32;
+        let (terms, factor) = density.bend.unwrap_or((Exponential::LEVEL, 0.0));
         // SAFETY: the caller's.
         unsafe {
             Logs {
@@ -279,6 +287,39 @@ impl<L: ExpLanes> Logs<L> {
                 scale_rest: L::splat((density.scale - f64::from(scale)) as f32),
                 depth: L::splat(density.depth as f32),
                 least: L::smallest_from(least.max(density.max - furthest)),
+                terms: Constants::new(&terms),
+                bend: L::splat(factor as f32),
+                bent: density.bend.is_some(),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for `new`.
+    #[inline(always)]
+    unsafe fn write_logs<T: Narrow, const BENT: bool>(
+        &self,
+        scores: &[T; BLOCK],
+        allowed: u64,
+        out: &mut [f32; BLOCK],
+    ) {
+        // SAFETY: the caller's; the last load and the last store start at BLOCK - COUNT.
+        unsafe {
+            let mut lane = 0;
+            while lane < BLOCK {
+                let x = load::<T, L>(scores, lane, allowed);
+                let d = x.minus(self.max);
+                // x - max = d + error, exactly.
+                let back = d.minus(x);
+                let error = x.minus(d.minus(back)).minus(self.max.plus(back));
+                let mut rest = d.mul_add(self.scale_rest, error.mul_minus(self.scale, self.depth));
+                if BENT {
+                    rest = self.terms.terms(x).mul_add(self.bend, rest);
+                }
+                let log_q = d.mul_add(self.scale, rest).keep(x.at_least(self.least));
+                log_q.store(out.as_mut_ptr().add(lane));
+                lane += L::COUNT;
             }
         }
     }
@@ -289,19 +330,11 @@ impl<L: ExpLanes> Writer<L> for Logs<L> {
 
     #[inline(always)]
     unsafe fn write<T: Narrow>(&self, scores: &[T; BLOCK], allowed: u64, out: &mut [f32; BLOCK]) {
-        // SAFETY: the caller's; the last load and the last store start at BLOCK - COUNT.
+        // SAFETY: passed on.
         unsafe {
-            let mut lane = 0;
-            while lane < BLOCK {
-                let x = load::<T, L>(scores, lane, allowed);
-                let d = x.minus(self.max);
-                // x - max = d + error, exactly.
-                let back = d.minus(x);
-                let error = x.minus(d.minus(back)).minus(self.max.plus(back));
-                let rest = d.mul_add(self.scale_rest, error.mul_minus(self.scale, self.depth));
-                let log_q = d.mul_add(self.scale, rest).keep(x.at_least(self.least));
-                log_q.store(out.as_mut_ptr().add(lane));
-                lane += L::COUNT;
+            match self.bent {
+                true => self.write_logs::<T, true>(scores, allowed, out),
+                false => self.write_logs::<T, false>(scores, allowed, out),
             }
         }
     }

@@ -17,9 +17,10 @@
 //! Where a rule is about sums, these come from the same read, and the face is a cut of the order (`support::cut`). A softmax
 //! over many tokens is not solved at all: it is drawn from by its terms (`sample`).
 
+use super::ascent::from_mirror;
 use super::cover::{Tail, from_coverage};
 use super::{Solved, Term, Workspace, dispatch, distribute, tsallis};
-use crate::arch::{self, BLOCK, Exponential, Level, Threshold};
+use crate::arch::{self, BLOCK, Bounds, Exponential, Level, Threshold};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
 use crate::status::Status;
@@ -51,6 +52,8 @@ pub(crate) struct Reads {
     /// Of Best-of-K.
     pub(super) newton: arch::Newton,
     pub(super) squares: Vec<f64>,
+    /// Of mirror ascent.
+    pub(super) ascent: arch::Ascent,
     /// The largest score of the row; not -0, which levels may tell from 0.
     pub(super) max: f64,
     /// What supports were measured on, with the sum of its terms, if any was summed.
@@ -100,9 +103,10 @@ pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspa
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
-    let ready = match shortcut(plan, row, level, ws)? {
-        Some(ready) => Some(ready),
-        None => from_coverage(plan, row, level, ws)?,
+    let ready = match plan.objective {
+        Objective::Coverage { .. } => from_coverage(plan, row, level, ws)?.map(|found| found.ready),
+        Objective::Mirror { .. } => from_mirror(plan, row, level, ws)?,
+        _ => shortcut(plan, row, level, ws)?,
     };
     match ready {
         Some(ready) => Ok(ready),
@@ -291,7 +295,9 @@ fn from_maxima(plan: &Plan, reach: &Reach, row: &Row<'_>, level: Level, ws: &mut
 fn collect(first: usize, least: f64, row: &Row<'_>, level: Level, ws: &mut Workspace) {
     let Reads { maxima, selection, .. } = &mut ws.reads;
     ws.prepared.collect_with(|ids, x| {
-        arch::collect_above(level, row.scores, row.mask, maxima, least, (ids, x));
+        // What ties with the bound by the thousand is in order: only the first can be among the first.
+        let bounds = Bounds { least, limit: first };
+        arch::collect_above(level, row.scores, row.mask, maxima, bounds, (ids, x));
         // Of a row with too few blocks for a bound.
         if first < x.len() / 8 {
             let kth = kth_largest(first, x, selection, f64::total_cmp).unwrap_or(least);
@@ -328,7 +334,7 @@ fn head_bound(width: f64, power: f64, max: f64, least: f64, row: &Row<'_>, level
         return least;
     };
     ws.prepared
-        .collect_with(|ids, x| arch::collect_above(level, row.scores, row.mask, maxima, kth, (ids, x)));
+        .collect_with(|ids, x| arch::collect_above(level, row.scores, row.mask, maxima, Bounds::from(kth), (ids, x)));
     let z = ws.prepared.x.iter().map(|x| (x - max) / (width * power));
     let mu = tsallis::rough_start(power, z, selection);
     // Lower by a margin for rounding, as `width` is; and the solver starts with the best tokens all the same.
@@ -367,7 +373,7 @@ fn from_sums(
         measured: reads_measured,
         ..
     } = &mut ws.reads;
-    let Some((summary, exponential)) = arch::sweep(level, row.scores, row.mask, measured, sweep) else {
+    let Some((summary, exponential)) = arch::sweep(level, row.scores, row.mask, measured, false, sweep) else {
         return Ok(None);
     };
     summary.check()?;
@@ -403,12 +409,16 @@ fn from_sums(
     }
     let candidates = &mut scratch.candidates;
     let gathered = match drawn {
-        Some(_) => measure.may_be_few(cut.least) && candidates.gather(&measure, cut.least, GATHERED),
+        Some(_) => candidates.gather_few(&measure, cut.least, GATHERED),
         None => candidates.gather(&measure, cut.least, (row.scores.len() / 4).max(BLOCK)),
     };
     match drawn {
         Some(drawn) if !gathered => {
-            sum_over(cut, &drawn, &measure, candidates);
+            let measure = Measure {
+                exponential: &drawn,
+                ..measure
+            };
+            candidates.sum_cut(&measure, cut);
             std::mem::swap(&mut sweep.sums, &mut candidates.sums);
             Ok(Some(Ready::Spread(drawn.from(cut.least), cut)))
         }
@@ -418,18 +428,6 @@ fn from_sums(
             Ok(Some(from_gathered(plan, drawn, ws)))
         }
     }
-}
-
-/// Leaves the sums of the terms of a cut as those of the candidates.
-fn sum_over(cut: Cut, drawn: &Exponential, measure: &Measure<'_>, candidates: &mut Candidates) {
-    if !candidates.has_end_of(cut, drawn) {
-        let measure = Measure {
-            exponential: drawn,
-            ..*measure
-        };
-        candidates.find_end_of(cut, &measure);
-    }
-    candidates.add_to_sums(cut);
 }
 
 /// The face is what was gathered: many tokens are drawn from by terms, if there are any, and few solved for.

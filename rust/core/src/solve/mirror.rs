@@ -7,7 +7,7 @@ use crate::status::Status;
 
 pub(super) fn solve(lam: f64, term: Term, steps: u32, eta: Option<f64>, face: &Face, answer: &mut Answer) -> Solved {
     answer.set_softmax(face.log_r.iter().copied());
-    let eta = eta.unwrap_or_else(|| guaranteed_step(lam, term, face));
+    let eta = eta.unwrap_or_else(|| guaranteed_step(lam, term, math::max(face.w.iter().copied())));
     for _ in 0..steps {
         for i in 0..face.len() {
             let moved = answer.log_q[i] + eta * gradient(lam, term, face, answer, i);
@@ -39,16 +39,18 @@ fn gradient(lam: f64, term: Term, face: &Face, answer: &Answer, i: usize) -> f64
     face.l[i] - divergence + coverage
 }
 
-/// 1 / L with L the smoothness of the objective relative to the entropy (on the face); 1 if the objective is linear.
-fn guaranteed_step(lam: f64, term: Term, face: &Face) -> f64 {
-    let w_max = math::max(face.w.iter().copied());
-    let budget = term.budget;
-    // The maximum of K (K-1) q (1-q)^(K-2), at q = 1 / (K-1).
-    let curvature = match budget {
+/// 1 / L with L the smoothness of the objective relative to the entropy, on a face with weights up to `w_max`; 1 if the objective is
+/// linear.
+pub(super) fn guaranteed_step(lam: f64, term: Term, w_max: f64) -> f64 {
+    let smoothness = lam + term.beta_bar * w_max * curvature(term.budget);
+    if smoothness > 0.0 { 1.0 / smoothness } else { 1.0 }
+}
+
+/// The maximum of K (K-1) q (1-q)^(K-2), at q = 1 / (K-1).
+pub(super) fn curvature(budget: f64) -> f64 {
+    match budget {
         1.0 => 0.0,
         2.0 => 2.0,
         _ => budget * math::powf((budget - 2.0) / (budget - 1.0), budget - 2.0),
-    };
-    let smoothness = lam + term.beta_bar * w_max * curvature;
-    if smoothness > 0.0 { 1.0 / smoothness } else { 1.0 }
+    }
 }

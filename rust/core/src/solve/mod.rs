@@ -1,8 +1,10 @@
 //! From a plan and a row to the optimum: the driver and its scratch memory.
 
 mod argmax;
+mod ascent;
 mod cover;
 mod coverage;
+mod covered;
 mod draw;
 mod face;
 mod inner;

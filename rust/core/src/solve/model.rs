@@ -76,7 +76,7 @@ fn by_sums(
     }
     let scale = 1.0 / plan.temperature;
     let reads = &mut ws.reads;
-    let Some((summary, exponential)) = arch::sweep(level, row.scores, row.mask, scale, &mut reads.sweep) else {
+    let Some((summary, exponential)) = arch::sweep(level, row.scores, row.mask, scale, false, &mut reads.sweep) else {
         return Ok(false);
     };
     summary.check()?;

@@ -4,7 +4,6 @@
 //! the row (`arch::write_columns`) or, if it has few, into a row of zeros; of a sparse optimum the candidates are solved in f64
 //! and written likewise. Its scalars follow from a handful of sums. Everything else is solved whole.
 
-use super::cover::from_coverage;
 use super::draw::{EXACT, Ready, shortcut, softmax_scale};
 use super::{Outcome, Solved, Term, Workspace, distribute, stats};
 use crate::arch::{self, Columns, Density, Exponential, Level};
@@ -118,8 +117,8 @@ pub fn solve_whole_into<F: Real>(
 
 /// Solves a row as fast as there is a way, and writes what is wanted. The same bits at every level. From rows of f32 and
 /// narrower, q is that of [`super::solve_row`] but for 3e-6 of it and 2^-40, and for tokens at the very end of a support that is about
-/// sums; log q but for 2e-6 and 2e-7 of it; the scalars but for 1e-5. From f64, and from rows of at
-/// most 128 tokens, it is that of `solve_row`, rounded.
+/// sums; log q but for 2e-6 and 2e-7 of it (Best-of-K: both but for 1e-5); the scalars but for 1e-5. From f64, and from rows of
+/// at most 128 tokens, it is that of `solve_row`, rounded.
 ///
 /// What the workspace holds afterwards is nobody's business.
 pub fn solve_into(
@@ -157,20 +156,8 @@ fn quickly(
         return Ok(None);
     }
     let writer = Writer { plan, row, level };
-    if matches!(plan.objective, Objective::Coverage { .. }) {
-        // Tokens without probability to speak of, and what follows from their logarithms, are left to f64.
-        let Wanted {
-            probs: Some(probs),
-            log_probs: None,
-            face: None,
-            scalars: false,
-            zeroed,
-        } = wanted
-        else {
-            return Ok(None);
-        };
-        let ready = from_coverage(plan, row, level, ws)?;
-        return Ok(ready.map(|ready| writer.covered(ready, probs, *zeroed, ws)));
+    if matches!(plan.objective, Objective::Coverage { .. } | Objective::Mirror { .. }) {
+        return writer.best_of_k(wanted, ws);
     }
     let Some(ready) = shortcut(plan, row, level, ws)? else {
         return Ok(None);
@@ -186,10 +173,10 @@ fn quickly(
 
 /// What all ways share. Each returns nothing, and has written nothing, where the model's numbers are out of the ordinary.
 #[derive(Clone, Copy)]
-struct Writer<'a> {
-    plan: &'a Plan,
-    row: &'a Row<'a>,
-    level: Level,
+pub(super) struct Writer<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) row: &'a Row<'a>,
+    pub(super) level: Level,
 }
 
 impl Writer<'_> {
@@ -213,34 +200,6 @@ impl Writer<'_> {
             arch::write_columns(self.level, self.row.scores, self.row.mask, &Density::FLAT, columns);
         }
         Some(outcome)
-    }
-
-    /// The q of Best-of-K: of the tokens that coverage bends, and of the others by a series.
-    fn covered(&self, ready: Ready, probs: &mut [f32], zeroed: bool, ws: &Workspace) -> Outcome {
-        let Candidates { ids, terms, .. } = ws.reads.candidates();
-        if let Ready::Tailed(tail) = ready {
-            let Row { scores, mask, .. } = *self.row;
-            arch::write_tail(
-                self.level,
-                scores,
-                mask,
-                &tail.exponential,
-                [tail.omega, tail.rho],
-                probs,
-            );
-        } else if !zeroed {
-            probs.fill(0.0);
-        }
-        if let Ready::Solved(solved) = ready {
-            for (&id, &q) in ws.face().iter().zip(ws.q()) {
-                probs[id as usize] = q as f32;
-            }
-            return Outcome::unmeasured(solved.status, solved.iterations);
-        }
-        for (&id, &q) in ids.iter().zip(terms) {
-            probs[id as usize] = q;
-        }
-        Outcome::unmeasured(Status::Ok, 0)
     }
 
     /// A softmax over few tokens, in the workspace.
@@ -328,6 +287,7 @@ impl Writer<'_> {
             depth: depth(&exponential, z, max),
             least: cut.least,
             last: cut.last,
+            bend: None,
         };
         let sums = match wanted.scalars {
             true => Some(self.spread_sums(&density, cut, ws)?),
@@ -351,7 +311,7 @@ impl Writer<'_> {
             u32::MAX => (cut.least, 0),
             _ => (
                 f64::from((cut.least as f32).next_up()),
-                ws.reads.candidates().at_end_of(cut),
+                ws.reads.candidates_mut().count_ties(self.level, self.row, cut),
             ),
         };
         let tied = |exponential| ties as f64 * f64::from(arch::term_of(exponential, cut.least as f32));

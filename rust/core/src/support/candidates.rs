@@ -2,7 +2,7 @@
 
 use super::cut::{Cut, Measure};
 use super::nucleus::NARROW;
-use crate::arch::{self, Bounds, Exponential, SUM_BLOCK};
+use crate::arch::{self, Bounds, Exponential, Level, SUM_BLOCK};
 use crate::row::Row;
 
 /// The allowed tokens with scores in `[least, below)`.
@@ -14,10 +14,15 @@ pub(crate) struct Candidates {
     pub(crate) values: Vec<f32>,
     /// Their terms, once asked for.
     pub(crate) terms: Vec<f32>,
-    /// If `below` is finite, the sums over blocks of the terms from there on.
+    /// Sums of terms over blocks.
     pub(crate) sums: Vec<f64>,
-    /// Whose terms these are.
-    summed: Option<Exponential>,
+    /// Whose terms these are, and of which tokens.
+    summed: Option<(Exponential, Cut)>,
+    /// Of ties, by blocks.
+    counts: Vec<u32>,
+    /// Scratch of [`Candidates::add_tied`].
+    above: Vec<u32>,
+    above_values: Vec<f32>,
 }
 
 impl Default for Candidates {
@@ -30,6 +35,9 @@ impl Default for Candidates {
             terms: vec![],
             sums: vec![],
             summed: None,
+            counts: vec![],
+            above: vec![],
+            above_values: vec![],
         };
         none.clear();
         none
@@ -40,29 +48,60 @@ impl Candidates {
     /// Starts with a row: nothing is known of it.
     pub(crate) fn clear(&mut self) {
         (self.least, self.below) = (f64::INFINITY, f64::INFINITY);
+        self.summed = None;
     }
 
     /// Makes sure that all tokens from `least` on are there, and perhaps some more; false if there are more than `limit`.
     pub(crate) fn gather(&mut self, measure: &Measure<'_>, least: f64, limit: usize) -> bool {
-        (self.below == f64::INFINITY && self.least <= least)
-            || self.gather_between(measure, least, f64::INFINITY, limit)
+        self.has(least) || self.gather_between(measure, least, f64::INFINITY, limit)
+    }
+
+    /// The same, where it is worth trying: not if nearly every set of tokens has one.
+    pub(crate) fn gather_few(&mut self, measure: &Measure<'_>, least: f64, limit: usize) -> bool {
+        let tops = &measure.sweep.tops;
+        let may_be_few = || arch::count_from(measure.level, tops, least as f32) <= tops.len() / 8 * 7;
+        self.has(least) || may_be_few() && self.gather_between(measure, least, f64::INFINITY, limit)
+    }
+
+    /// Whether all tokens from a score on are here, as far as some cut keeps them.
+    fn has(&self, least: f64) -> bool {
+        self.below == f64::INFINITY && self.least <= least
     }
 
     /// Adds the first `count` tokens with the score `least`, those above it being here: what the first k in order are, and no
     /// more, so that cuts within them find all of theirs. The last one added; `None` if there are fewer.
-    pub(crate) fn add_tied(&mut self, row: &Row<'_>, tops: &[f32], least: f32, count: usize) -> Option<u32> {
-        let blocks = tops.chunks(arch::LANES).enumerate();
-        let reached = blocks.filter(|(_, tops)| tops.iter().any(|&x| x >= least));
-        let ids = reached.flat_map(|(block, _)| block * SUM_BLOCK..row.scores.len().min((block + 1) * SUM_BLOCK));
-        let tied = ids.filter(|&id| row.allowed_score(id) == Some(f64::from(least)));
-        let added: Vec<u32> = tied.take(count).map(|id| id as u32).collect();
-        let last = added.last().copied().filter(|_| added.len() == count)?;
-        let mut tokens: Vec<(u32, f32)> = self.ids.drain(..).zip(self.values.drain(..)).collect();
-        tokens.extend(added.iter().map(|&id| (id, least)));
-        tokens.sort_unstable_by_key(|&(id, _)| id);
-        self.ids.extend(tokens.iter().map(|&(id, _)| id));
-        self.values.extend(tokens.iter().map(|&(_, x)| x));
-        self.least = f64::from(least);
+    pub(crate) fn add_tied(&mut self, measure: &Measure<'_>, least: f32, count: usize) -> Option<u32> {
+        let (above, values) = (&mut self.above, &mut self.values);
+        std::mem::swap(above, &mut self.ids);
+        std::mem::swap(&mut self.above_values, values);
+        // Ascending, so that it may end early.
+        self.gather_between(measure, f64::from(least), f64::from(least.next_up()), count - 1);
+        self.ids.truncate(count);
+        self.values.truncate(count);
+        let last = self.ids.last().copied().filter(|_| self.ids.len() == count)?;
+        let Candidates {
+            ids,
+            values,
+            above,
+            above_values,
+            ..
+        } = self;
+        // Merged from the end, where there is room.
+        let (mut tied, mut place) = (ids.len(), ids.len() + above.len());
+        ids.resize(place, 0);
+        values.resize(place, least);
+        while let (Some(&id), Some(&value)) = (above.last(), above_values.last()) {
+            place -= 1;
+            if tied > 0 && ids[tied - 1] > id {
+                tied -= 1;
+                (ids[place], values[place]) = (ids[tied], least);
+            } else {
+                (ids[place], values[place]) = (id, value);
+                above.pop();
+                above_values.pop();
+            }
+        }
+        (self.least, self.below) = (f64::from(least), f64::INFINITY);
         Some(last)
     }
 
@@ -92,56 +131,110 @@ impl Candidates {
         let exponential = measure.exponential.from(least);
         let (scores, mask) = (measure.row.scores, measure.row.mask);
         arch::block_sums(measure.level, scores, mask, &exponential, &mut self.sums);
-        self.summed = Some(*measure.exponential);
+        self.summed = Some((*measure.exponential, Cut::from(least)));
         self.sums.iter().sum()
     }
 
     /// The sum of the terms of a cut.
-    pub(crate) fn mass_of(&mut self, cut: Cut, measure: &Measure<'_>) -> f64 {
-        if measure.may_be_few(cut.least) && self.gather(measure, cut.least, NARROW) {
+    pub(super) fn mass_of(&mut self, cut: Cut, measure: &Measure<'_>) -> f64 {
+        if self.gather_few(measure, cut.least, NARROW) {
             self.weigh(measure);
             let tokens = self.ids.iter().zip(&self.values).zip(&self.terms);
             let kept = tokens.filter(|&((&id, &x), _)| cut.keeps(f64::from(x), id));
             return kept.map(|(_, &term)| f64::from(term)).sum();
         }
-        self.find_end_of(cut, measure);
-        self.add_to_sums(cut);
-        let mass = self.sums.iter().sum();
-        // The sums are no longer those of the tokens above the ones here.
+        self.sum_cut(measure, cut);
+        self.sums.iter().sum()
+    }
+
+    /// Both in one pass: the sum from `below` on, and whether the tokens in `[least, below)` were gathered, being no more than
+    /// `limit`.
+    pub(crate) fn split(&mut self, measure: &Measure<'_>, least: f64, below: f64, limit: usize) -> (f64, bool) {
         self.clear();
-        mass
-    }
-
-    /// Whether the tokens around the end of a cut are here, and those above it summed, under the terms of `exponential`.
-    pub(crate) fn has_end_of(&self, cut: Cut, exponential: &Exponential) -> bool {
-        let around = self.least <= cut.least && cut.least < self.below && self.below < f64::INFINITY;
-        around && self.summed.as_ref() == Some(exponential)
-    }
-
-    /// Gathers the tokens that tie with the end of a cut, if some are not in it, and sums those above, under the terms of
-    /// `measure`.
-    pub(crate) fn find_end_of(&mut self, cut: Cut, measure: &Measure<'_>) {
-        if cut.last == u32::MAX {
-            self.ids.clear();
-            self.values.clear();
-            self.sum_from(measure, cut.least);
-            self.below = cut.least;
-        } else {
-            let next = f64::from((cut.least as f32).next_up());
-            self.sum_from(measure, next);
-            self.gather_between(measure, cut.least, next, measure.row.scores.len());
+        self.ids.clear();
+        self.values.clear();
+        let (scores, mask) = (measure.row.scores, measure.row.mask);
+        let window = (Bounds { least, limit }, below);
+        let out = (&mut self.ids, &mut self.values);
+        let (exponential, sums) = (measure.exponential, &mut self.sums);
+        let complete = arch::split(measure.level, scores, mask, exponential, window, sums, out);
+        if complete {
+            (self.least, self.below) = (least, below);
         }
-        self.weigh(measure);
+        self.summed = Some((*exponential, Cut::from(below)));
+        (self.sums.iter().sum(), complete)
     }
 
-    /// How many of the tokens here lie at the end of a cut and are in it.
-    pub(crate) fn at_end_of(&self, cut: Cut) -> usize {
-        let at_end = |(&id, &x): (&u32, &f32)| f64::from(x) == cut.least && cut.keeps(f64::from(x), id);
-        self.ids.iter().zip(&self.values).filter(|&token| at_end(token)).count()
+    /// The cut that ends with the first `count` tokens that have a score, those above it being summed: adds these to the
+    /// sums. `None` if there are not so many.
+    pub(super) fn end_with_ties(&mut self, measure: &Measure<'_>, score: f32, count: usize) -> Option<Cut> {
+        let (row, cut) = (measure.row, Cut::from(f64::from(score)));
+        let total = self.count_ties(measure.level, row, cut);
+        if count >= total {
+            return (count == total).then(|| self.add_ties(measure, cut));
+        }
+        let mut left = count;
+        let inside = |&count: &u32| match left.checked_sub(count as usize) {
+            Some(rest @ 1..) => {
+                left = rest;
+                false
+            }
+            _ => true,
+        };
+        let block = self.counts.iter().position(inside)?;
+        let mut ids = block * SUM_BLOCK..row.scores.len();
+        let mut tied = ids.by_ref().filter(|&id| row.allowed_score(id) == Some(cut.least));
+        let cut = cut.until(tied.nth(left - 1)? as u32);
+        self.count_ties(measure.level, row, cut);
+        Some(self.add_ties(measure, cut))
+    }
+
+    /// Counts the tokens at the end of a cut that are in it, block by block, and in all.
+    pub(crate) fn count_ties(&mut self, level: Level, row: &Row<'_>, cut: Cut) -> usize {
+        arch::count_ties(
+            level,
+            row.scores,
+            row.mask,
+            cut.least as f32,
+            cut.last,
+            &mut self.counts,
+        );
+        self.counts.iter().map(|&count| count as usize).sum()
+    }
+
+    /// Adds the terms of the tokens at the end of a cut, which are counted, to the sums of those above.
+    fn add_ties(&mut self, measure: &Measure<'_>, cut: Cut) -> Cut {
+        let term = f64::from(arch::term_of(measure.exponential, cut.least as f32));
+        for (sum, &count) in self.sums.iter_mut().zip(&self.counts) {
+            *sum += f64::from(count) * term;
+        }
+        self.summed = Some((*measure.exponential, cut));
+        cut
+    }
+
+    /// Makes the sums those of the tokens of a cut, under the terms of `measure`.
+    pub(crate) fn sum_cut(&mut self, measure: &Measure<'_>, cut: Cut) {
+        let summed = |cut| Some((*measure.exponential, cut));
+        if self.summed == summed(cut) {
+            return;
+        }
+        // Those around its end may be here, and those above summed.
+        let around = self.least <= cut.least && cut.least < self.below && self.below < f64::INFINITY;
+        if around && self.summed == summed(Cut::from(self.below)) {
+            self.weigh(measure);
+            self.add_to_sums(cut);
+        } else if cut.last == u32::MAX {
+            self.sum_from(measure, cut.least);
+        } else {
+            self.sum_from(measure, f64::from((cut.least as f32).next_up()));
+            self.count_ties(measure.level, measure.row, cut);
+            self.add_ties(measure, cut);
+        }
+        self.summed = summed(cut);
     }
 
     /// Adds the terms of the tokens here that are in a cut to the sums of those above.
-    pub(crate) fn add_to_sums(&mut self, cut: Cut) {
+    fn add_to_sums(&mut self, cut: Cut) {
         let (mut block, mut sum) = (0, 0.0);
         for ((&id, &x), &term) in self.ids.iter().zip(&self.values).zip(&self.terms) {
             if block != id as usize / SUM_BLOCK {
@@ -158,6 +251,9 @@ impl Candidates {
 
     /// Drops what a cut does not keep, if all that it keeps is here.
     pub(crate) fn keep(&mut self, cut: Cut) {
+        if self.least == cut.least && cut.last == u32::MAX {
+            return;
+        }
         let mut kept = 0;
         for i in 0..self.ids.len() {
             (self.ids[kept], self.values[kept]) = (self.ids[i], self.values[i]);

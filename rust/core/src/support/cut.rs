@@ -41,7 +41,7 @@ impl Cut {
         }
     }
 
-    fn until(self, last: u32) -> Cut {
+    pub(super) fn until(self, last: u32) -> Cut {
         Cut { last, ..self }
     }
 
@@ -187,14 +187,20 @@ impl Measure<'_> {
         Cut::from((least + self.log_z()) / self.exponential.scale())
     }
 
-    /// `p >= (1 - 1e-6) sum p^2`. The best token is at the threshold only if all that have mass are: whether these stay is not
-    /// for sums with errors of 1e-6 to say.
+    /// `p >= (1 - 1e-6) sum p^2`. The best token is at the threshold only if all that have mass are: then those that tie with
+    /// it stay, and whether others do that are nearly as good is not for sums with errors of 1e-6 to say.
     fn p_less(&self, scratch: &mut CutScratch) -> Option<Cut> {
         let squares = Exponential::new(2.0 * self.exponential.scale(), self.max)?;
         arch::block_sums(self.level, self.row.scores, self.row.mask, &squares, &mut scratch.sums);
         let sum: f64 = scratch.sums.iter().sum();
         let least = math::ln(sum) + squares.offset() - 2.0 * self.log_z();
-        (self.log_best() - least > 1e-5).then(|| self.probability(least + math::ln_1p(-1e-6)))
+        if self.log_best() - least > 1e-5 {
+            return Some(self.probability(least + math::ln_1p(-1e-6)));
+        }
+        let near = self.max - 3e-5 / self.exponential.scale();
+        let others = scratch.candidates.gather_between(self, near, self.max, 0);
+        scratch.candidates.clear();
+        others.then(|| Cut::from(self.max))
     }
 
     /// The logarithm of the normaliser of p, for scores as they are.
@@ -246,7 +252,7 @@ impl Measure<'_> {
             candidates.keep(Cut::from(next));
             let above = candidates.ids.len();
             if above < k {
-                let last = candidates.add_tied(self.row, &self.sweep.tops, least, k - above)?;
+                let last = candidates.add_tied(self, least, k - above)?;
                 return Some(Cut::from(f64::from(least)).until(last));
             }
         }
@@ -277,11 +283,5 @@ impl Measure<'_> {
             .filter(|&(id, x)| cut.keeps(x, id))
             .for_each(|(id, x)| visit(id, x));
         true
-    }
-
-    /// Whether it is worth trying to gather the tokens from `least` on.
-    pub(crate) fn may_be_few(&self, least: f64) -> bool {
-        let tops = &self.sweep.tops;
-        arch::count_from(self.level, tops, least as f32) <= tops.len() / 8 * 7
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod cut;
 mod cutoff;
 pub(crate) mod nucleus;
 pub(crate) mod rank;
+mod weighed;
 
 use crate::math;
 use crate::plan::{Plan, Rule, Support};

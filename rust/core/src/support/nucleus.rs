@@ -3,12 +3,13 @@
 //! The threshold is a score, found by bisection: the mass of the scores that reach it never falls as it does. What differs is
 //! the scores that are looked at. A *narrow* nucleus lies among few: the largest ones of some thousand disjoint sets of
 //! tokens are tokens themselves, so where those from a bound on have the mass, so have all tokens from there on. A *wide* one
-//! has its threshold bracketed by that of a sample, one more sum over the row says what is above the bracket, and the
-//! tokens inside decide. Should the sample mislead, the row itself is bisected.
+//! has its threshold bracketed by that of a sample, one more pass over the row sums what is above the bracket and gathers
+//! what is inside, and that decides; or it lies among ties, which are counted. Should the sample mislead, the row itself is bisected.
 
 use super::candidates::Candidates;
 use super::cut::{Cut, Measure};
 use super::rank::kth_largest;
+use super::weighed::{Threshold, Weighed, WeighedScratch, last_true, order, score};
 use crate::arch;
 
 /// More candidates than this are not worth gathering.
@@ -28,14 +29,7 @@ const DEVIATIONS: [f64; 2] = [2.2, 6.0];
 pub(crate) struct NucleusScratch {
     values: Vec<f32>,
     terms: Vec<f32>,
-}
-
-/// Scores and their terms.
-#[derive(Clone, Copy)]
-struct Weighed<'a> {
-    measure: &'a Measure<'a>,
-    values: &'a [f32],
-    terms: &'a [f32],
+    weighed: WeighedScratch,
 }
 
 /// The cut of `TopP(p)`, p < 1, or that of all tokens where it cannot be within another cut.
@@ -48,9 +42,9 @@ pub(super) fn top_p(
 ) -> Cut {
     let target = p * measure.z * (1.0 - SLACK);
     // A few tokens: either they have the mass, or the nucleus has all of them.
-    if within != Cut::ALL && measure.may_be_few(within.least) && candidates.gather(measure, within.least, NARROW) {
+    if within != Cut::ALL && candidates.gather_few(measure, within.least, NARROW) {
         candidates.weigh(measure);
-        return cut(measure, candidates, 0.0, target).unwrap_or(Cut::ALL);
+        return cut(measure, candidates, 0.0, target, &mut scratch.weighed).unwrap_or(Cut::ALL);
     }
     narrow(measure, target, candidates, scratch)
         .or_else(|| {
@@ -70,13 +64,13 @@ fn narrow(
     let tops = &measure.sweep.tops;
     arch::terms_of(measure.level, measure.exponential, tops, &mut scratch.terms);
     let weighed = Weighed {
-        measure,
+        level: measure.level,
         values: tops,
         terms: &scratch.terms,
     };
     let mass = weighed.mass(f32::MIN);
     let least = if mass >= target {
-        weighed.rough(measure.max as f32, target, 0.01 * target)
+        rough(&weighed, measure, target, 0.01 * target)
     } else if mass > 0.75 * target {
         // Some sets hide a token or two behind their best.
         kth_largest(tops.len() / 2, tops, &mut scratch.values, f32::total_cmp).filter(|x| x.is_finite())?
@@ -87,7 +81,7 @@ fn narrow(
         return None;
     }
     candidates.weigh(measure);
-    cut(measure, candidates, 0.0, target)
+    cut(measure, candidates, 0.0, target, &mut scratch.weighed)
 }
 
 /// From a bracket by a sample of the row.
@@ -98,50 +92,83 @@ fn wide(
     candidates: &mut Candidates,
     scratch: &mut NucleusScratch,
 ) -> Option<Cut> {
-    let (low, high) = bracket(measure, target, deviations, candidates, scratch)?;
-    let above = candidates.sum_from(measure, high);
-    if above >= target || !candidates.gather_between(measure, low, high, measure.row.scores.len() / 4) {
-        return None;
-    }
+    let head = gather_head(measure, candidates, &mut scratch.values)?;
     candidates.weigh(measure);
-    cut(measure, candidates, above, target)
+    if let Some(cut) = cut(measure, candidates, 0.0, target, &mut scratch.weighed) {
+        return Some(cut);
+    }
+    let Bracket { low, middle, high } = bracket(measure, target, deviations, (head, candidates), scratch)?;
+    if low < high {
+        let (above, complete) = candidates.split(
+            measure,
+            f64::from(low),
+            f64::from(high.next_up()),
+            measure.row.scores.len() / 4,
+        );
+        if above >= target {
+            return None;
+        }
+        if complete {
+            candidates.weigh(measure);
+            return cut(measure, candidates, above, target, &mut scratch.weighed);
+        }
+    }
+    // Too many for so narrow a bracket, or nothing between its ends: ties.
+    tied(measure, middle, target, candidates)
 }
 
-/// Two scores between which the threshold lies, but for bad luck. The best tokens, which a sample may miss and which may have
-/// nearly all of the mass, are summed themselves; the sample is of the rest.
+/// Scores around a threshold.
+struct Bracket {
+    low: f32,
+    /// Where it is most likely.
+    middle: f32,
+    high: f32,
+}
+
+/// Gathers the best tokens, which a sample may miss and which may have nearly all of the mass; the bound that they reach.
+fn gather_head(measure: &Measure<'_>, candidates: &mut Candidates, values: &mut Vec<f32>) -> Option<f32> {
+    let head = kth_largest(HEAD, &measure.sweep.tops, values, f32::total_cmp).filter(|x| x.is_finite())?;
+    // Where thousands tie with it, a sample does not miss them.
+    let mut heads = [head, head.next_up()].into_iter();
+    heads.find(|&head| candidates.gather_between(measure, f64::from(head), f64::INFINITY, NARROW))
+}
+
+/// Two scores between which the threshold lies, but for bad luck. The head is summed itself; the sample is of the rest.
 fn bracket(
     measure: &Measure<'_>,
     target: f64,
     deviations: f64,
-    candidates: &mut Candidates,
+    (head, candidates): (f32, &Candidates),
     scratch: &mut NucleusScratch,
-) -> Option<(f64, f64)> {
-    let NucleusScratch { values, terms } = scratch;
-    let head = kth_largest(HEAD, &measure.sweep.tops, values, f32::total_cmp).filter(|x| x.is_finite())?;
-    if !candidates.gather_between(measure, f64::from(head), f64::INFINITY, NARROW) {
-        return None;
-    }
-    candidates.weigh(measure);
+) -> Option<Bracket> {
+    let NucleusScratch { values, terms, weighed } = scratch;
     let best: f64 = candidates.terms.iter().map(|&e| f64::from(e)).sum();
     let share = (target - best) / (measure.z - best);
     let (scores, mask) = (measure.row.scores, measure.row.mask);
     arch::sample_below(measure.level, scores, mask, f64::from(head), values);
     arch::terms_of(measure.level, measure.exponential, values, terms);
-    let sample = Weighed { measure, values, terms };
+    let sample = Weighed {
+        level: measure.level,
+        values,
+        terms,
+    };
     let mass = sample.mass(f32::MIN);
     let spread = deviations * (share * (1.0 - share) * squares(terms)).sqrt() / mass + 1e-4;
     if !spread.is_finite() {
         return None;
     }
-    let high = match (share - spread) * mass {
+    let window = (f32::MIN, head);
+    let mut at = |share: f64| match share * mass {
         none if none <= 0.0 => head,
-        target => sample.rough(head, target, 0.1 * spread * mass),
+        target => sample
+            .threshold(window, 0.0, target, weighed)
+            .map_or(f32::MIN, |found| found.least),
     };
-    let low = match (share + spread) * mass {
-        all if all >= mass => f32::MIN,
-        target => sample.rough(head, target, 0.1 * spread * mass),
-    };
-    Some((f64::from(low), f64::from(high)))
+    Some(Bracket {
+        low: at(share + spread),
+        middle: at(share),
+        high: at(share - spread),
+    })
 }
 
 /// The sum of squares, roughly.
@@ -160,145 +187,102 @@ fn bisected(measure: &Measure<'_>, target: f64, candidates: &mut Candidates) -> 
     let best = order(measure.max as f32);
     // Below, terms are 0.
     let lowest = (measure.max - 80.0 / measure.exponential.scale()).max(f64::from(f32::MIN)) as f32;
-    let Some(least) = last_true(order(lowest), best, |least| {
+    let least = last_true(order(lowest), best, |least| {
         candidates.sum_from(measure, f64::from(score(least))) >= target
-    }) else {
-        candidates.clear();
-        return Cut::ALL;
-    };
-    let (least, next) = (f64::from(score(least)), f64::from(score(least + 1)));
-    let above = candidates.sum_from(measure, next);
-    candidates.gather_between(measure, least, next, measure.row.scores.len());
-    candidates.weigh(measure);
-    cut(measure, candidates, above, target).unwrap_or(Cut { least, last: u32::MAX })
+    });
+    candidates.clear();
+    match least.map(score) {
+        Some(least) => tied(measure, least, target, candidates).unwrap_or(Cut::from(f64::from(least))),
+        None => Cut::ALL,
+    }
+}
+
+/// The cut at a score that many tokens have; `None` if it is elsewhere.
+fn tied(measure: &Measure<'_>, least: f32, target: f64, candidates: &mut Candidates) -> Option<Cut> {
+    let above = candidates.sum_from(measure, f64::from(least.next_up()));
+    let term = f64::from(arch::term_of(measure.exponential, least));
+    if above >= target || term == 0.0 {
+        return None;
+    }
+    let count = ((target - above) / term).ceil().max(1.0);
+    candidates.end_with_ties(measure, least, count as usize)
 }
 
 /// The cut among candidates, tokens with higher scores having the mass `above`; nothing if these are not enough.
-fn cut(measure: &Measure<'_>, candidates: &Candidates, above: f64, target: f64) -> Option<Cut> {
+fn cut(
+    measure: &Measure<'_>,
+    candidates: &Candidates,
+    above: f64,
+    target: f64,
+    scratch: &mut WeighedScratch,
+) -> Option<Cut> {
     let Candidates { ids, values, terms, .. } = candidates;
-    let weighed = Weighed { measure, values, terms };
-    let highest = measure.max.min(candidates.below) as f32;
-    let reaches = |least: i32| above + weighed.mass(score(least)) >= target;
-    let least = score(last_true(
-        order(candidates.least.max(f64::from(f32::MIN)) as f32),
-        order(highest),
-        reaches,
-    )?);
-    // The bound itself need not be a score.
-    let missing = target - above - weighed.mass(least.next_up());
-    // Tokens at the threshold have equal terms; the one that reaches the target is in.
-    let mut tied = values.iter().zip(ids).zip(terms).filter(|((x, _), _)| **x == least);
-    let ((_, &first), &term) = tied.next()?;
-    let more = (missing / f64::from(term)).ceil() - 1.0;
-    let last = if more >= 1.0 {
-        tied.nth(more as usize - 1).map_or(u32::MAX, |((_, &id), _)| id)
-    } else {
-        first
+    let weighed = Weighed {
+        level: measure.level,
+        values,
+        terms,
     };
-    let last = if tied.next().is_some() { last } else { u32::MAX };
-    Some(Cut {
-        least: f64::from(least),
-        last,
+    let low = candidates.least.max(f64::from(f32::MIN)) as f32;
+    let high = measure.max.min(candidates.below) as f32;
+    let Threshold { least, above } = weighed.threshold((low, high), above, target, scratch)?;
+    let at_least = |least| arch::count_from(measure.level, values, least);
+    let ties = at_least(least) - at_least(least.next_up());
+    // Tokens at the threshold have equal terms; the one that reaches the target is in.
+    let mut tied = values
+        .iter()
+        .zip(0..)
+        .filter(|(x, _)| **x == least)
+        .map(|(_, index)| index);
+    let term = match ties {
+        // The bound itself need not be a score.
+        0 => return None,
+        1 => return Some(Cut::from(f64::from(least))),
+        _ => terms[tied.clone().next()?],
+    };
+    let kept = ((target - above) / f64::from(term)).ceil().max(1.0) as usize;
+    Some(match kept < ties {
+        true => Cut::from(f64::from(least)).until(ids[tied.nth(kept - 1)?]),
+        false => Cut::from(f64::from(least)),
     })
 }
 
-impl Weighed<'_> {
-    fn mass(&self, least: f32) -> f64 {
-        arch::mass_from(self.measure.level, self.values, self.terms, least)
+/// A score from which on the mass reaches the target, by no more than `slack` if some steps get there, halving and false position in
+/// turn; the lowest of all if that has to be.
+fn rough(weighed: &Weighed<'_>, measure: &Measure<'_>, target: f64, slack: f64) -> f32 {
+    const STEPS: usize = 20;
+    const RANGE: f64 = 20.0;
+    let range = (RANGE / measure.exponential.scale()) as f32;
+    let highest = measure.max as f32;
+    let (mut low, mut high) = (highest - range, highest);
+    let (mut over, mut under) = (weighed.mass(low) - target, weighed.mass(high) - target);
+    if under >= 0.0 {
+        return high;
     }
-
-    /// A score from which on the mass reaches the target, by no more than `slack` if some steps get there, halving and false position in turn;
-    /// the lowest of all if that has to be.
-    fn rough(&self, highest: f32, target: f64, slack: f64) -> f32 {
-        const STEPS: usize = 20;
-        const RANGE: f64 = 20.0;
-        let range = (RANGE / self.measure.exponential.scale()) as f32;
-        let (mut low, mut high) = (highest - range, highest);
-        let (mut over, mut under) = (self.mass(low) - target, self.mass(high) - target);
-        if under >= 0.0 {
-            return high;
+    if !(low.is_finite() && over >= 0.0) {
+        return f32::MIN;
+    }
+    // An end that stays twice has its weight halved. Far from straight as the mass is at first, the range is halved, too.
+    let mut weights = [1.0, 1.0];
+    for step in 0..STEPS {
+        if over <= slack {
+            break;
         }
-        if !(low.is_finite() && over >= 0.0) {
-            return f32::MIN;
+        let [a, b] = [over * weights[0], under * weights[1]];
+        let share = if step % 2 == 0 { 0.5 } else { a / (a - b) };
+        let middle = low + (high - low) * share as f32;
+        if !(middle > low && middle < high) {
+            break;
         }
-        // An end that stays twice has its weight halved. Far from straight as the mass is at first, the range is halved, too.
-        let mut weights = [1.0, 1.0];
-        for step in 0..STEPS {
-            if over <= slack {
-                break;
+        match weighed.mass(middle) - target {
+            found if found >= 0.0 => {
+                (low, over) = (middle, found);
+                weights = [1.0, 0.5 * weights[1]];
             }
-            let [a, b] = [over * weights[0], under * weights[1]];
-            let share = if step % 2 == 0 { 0.5 } else { a / (a - b) };
-            let middle = low + (high - low) * share as f32;
-            if !(middle > low && middle < high) {
-                break;
-            }
-            match self.mass(middle) - target {
-                found if found >= 0.0 => {
-                    (low, over) = (middle, found);
-                    weights = [1.0, 0.5 * weights[1]];
-                }
-                found => {
-                    (high, under) = (middle, found);
-                    weights = [0.5 * weights[0], 1.0];
-                }
+            found => {
+                (high, under) = (middle, found);
+                weights = [0.5 * weights[0], 1.0];
             }
         }
-        low
     }
-}
-
-/// The last of the integers from `low` to `high` for which a test holds that holds up to some integer; none if not for `low`.
-fn last_true(low: i32, high: i32, mut test: impl FnMut(i32) -> bool) -> Option<i32> {
-    if low > high || !test(low) {
-        return None;
-    }
-    let (mut low, mut beyond) = (i64::from(low), i64::from(high) + 1);
-    while beyond - low > 1 {
-        let middle = low + (beyond - low) / 2;
-        if test(middle as i32) {
-            low = middle;
-        } else {
-            beyond = middle;
-        }
-    }
-    Some(low as i32)
-}
-
-/// Integers in the order of the scores; 0 and -0 are one.
-fn order(x: f32) -> i32 {
-    let bits = (x + 0.0).to_bits() as i32;
-    bits ^ ((bits >> 31) as u32 >> 1) as i32
-}
-
-/// The score of an integer.
-fn score(order: i32) -> f32 {
-    f32::from_bits((order ^ ((order >> 31) as u32 >> 1) as i32) as u32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn integers_keep_the_order_of_scores() {
-        let scores = [f32::MIN, -1e30, -1.0, -1e-45, 0.0, 1e-45, 0.5, 1.0, f32::MAX];
-        for pair in scores.windows(2) {
-            assert!(order(pair[0]) < order(pair[1]));
-        }
-        for x in scores {
-            assert_eq!(score(order(x)), x);
-            assert_eq!(order(x.next_up()), order(x) + 1 + i32::from(x == -1e-45));
-        }
-        assert_eq!(order(-0.0), order(0.0));
-    }
-
-    #[test]
-    fn the_last_integer_that_passes_is_found() {
-        for last in [-7, 0, 3, 12] {
-            assert_eq!(last_true(-7, 12, |x| x <= last), Some(last));
-        }
-        assert_eq!(last_true(-7, 12, |x| x <= -8), None);
-        assert_eq!(last_true(i32::MIN, i32::MAX, |x| x <= 5), Some(5));
-    }
+    low
 }

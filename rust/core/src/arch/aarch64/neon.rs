@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 use half::{bf16, f16};
 
 use crate::arch::dispatch::Kernel;
-use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
+use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from, members};
 
 #[derive(Clone, Copy)]
 pub(in crate::arch) struct Neon(float32x4_t);
@@ -15,6 +15,17 @@ pub(in crate::arch) struct Neon(float32x4_t);
 unsafe fn each() -> uint32x4_t {
     // SAFETY: NEON is present, and four words are read.
     unsafe { vld1q_u32([1, 2, 4, 8].as_ptr()) }
+}
+
+/// The members of every set of lanes.
+static MEMBERS: [[u8; 4]; 16] = members();
+
+/// The lanes whose bits are set, ascending.
+#[inline(always)]
+unsafe fn places(bits: u64) -> uint32x4_t {
+    let members = MEMBERS[bits as usize & 15].map(u32::from);
+    // SAFETY: NEON is present, and four words are read.
+    unsafe { vld1q_u32(members.as_ptr()) }
 }
 
 impl Lanes for Neon {
@@ -217,6 +228,20 @@ impl ExpLanes for Neon {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: as above, and the caller's.
         unsafe { vst1q_f32(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn compress(self, bits: u64, to: *mut f32) {
+        // SAFETY: as above, and the caller's.
+        unsafe {
+            // The four bytes of lane j are bytes 4j to 4j + 3.
+            let bytes = vaddq_u32(
+                vmulq_u32(places(bits), vdupq_n_u32(0x0404_0404)),
+                vdupq_n_u32(0x0302_0100),
+            );
+            let found = vqtbl1q_u8(vreinterpretq_u8_f32(self.0), vreinterpretq_u8_u32(bytes));
+            vst1q_f32(to, vreinterpretq_f32_u8(found));
+        }
     }
 }
 

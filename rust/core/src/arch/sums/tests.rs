@@ -85,7 +85,7 @@ fn check_sweep(scores: Scores<'_>, x: &[f64], mask: Option<Mask<'_>>, scale: f64
     let mut expected: Option<Vec<u64>> = None;
     for level in Level::available() {
         let mut sweep = Sweep::default();
-        let (summary, found) = fused_sweep(level, scores, mask, scale, &mut sweep).expect("a narrow row");
+        let (summary, found) = fused_sweep(level, scores, mask, scale, true, &mut sweep).expect("a narrow row");
         assert_eq!(
             (summary.max, summary.nan),
             (f64::from(largest(&mut (0..x.len()))), false)

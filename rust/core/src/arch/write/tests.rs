@@ -53,6 +53,7 @@ fn check(scores: Scores<'_>, mask: Option<Mask<'_>>, scale: f64, least: f64, las
         depth: (z / f64::from(term_of(&exponential, max as f32))).ln(),
         least: least.min(max),
         last,
+        bend: None,
     };
     let expected = written(Level::SCALAR, scores, mask, &density);
     for level in Level::available() {

@@ -5,10 +5,20 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use crate::arch::dispatch::Kernel;
-use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from};
+use crate::arch::lanes::{ExpLanes, Lanes, NarrowLanes, f32_from, members};
 
 #[derive(Clone, Copy)]
 pub(in crate::arch) struct Avx2(__m256);
+
+/// The members of every set of lanes.
+static MEMBERS: [[u8; 8]; 256] = members();
+
+/// The lanes whose bits are set, ascending.
+#[inline(always)]
+unsafe fn places(bits: u64) -> __m256i {
+    // SAFETY: AVX2 is present, and eight bytes are read.
+    unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(MEMBERS[bits as usize & 0xFF].as_ptr().cast())) }
+}
 
 impl Lanes for Avx2 {
     const COUNT: usize = 8;
@@ -214,6 +224,12 @@ impl ExpLanes for Avx2 {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: as above, and the caller's.
         unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn compress(self, bits: u64, to: *mut f32) {
+        // SAFETY: as above, and the caller's.
+        unsafe { _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(self.0, places(bits))) }
     }
 }
 

@@ -196,6 +196,13 @@ impl ExpLanes for Avx512 {
         // SAFETY: as above, and the caller's.
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
+
+    #[inline(always)]
+    unsafe fn compress(self, bits: u64, to: *mut f32) {
+        // To a register first: straight to memory it is slow on some machines.
+        // SAFETY: as above, and the caller's.
+        unsafe { _mm512_storeu_ps(to, _mm512_maskz_compress_ps(bits as __mmask16, self.0)) }
+    }
 }
 
 /// The entry point of this level.
