@@ -95,9 +95,6 @@ pub(super) trait ExpLanes: NarrowLanes {
     /// Writes the lanes whose bits are set, side by side, and behind them anything; no higher bit is set, and `to` is as for
     /// `store`.
     unsafe fn compress(self, bits: u64, to: *mut f32);
-
-    /// The same for integers that count the lanes, from `start` on.
-    unsafe fn compress_places(start: u32, bits: u64, to: *mut u32);
 }
 
 /// Scores that lanes can be loaded from.

@@ -2,7 +2,7 @@
 
 use super::dispatch::{Kernel, narrow};
 use super::lanes::{Element, ExpLanes, Lanes, Narrow};
-use super::split::push_between;
+use super::split::{push_between, push_values};
 use super::sums::{Groups, LANES};
 use super::sweep::{SPAN, SPANS, Sweep};
 use super::{BLOCK, Bounds, Level, Summary, scalar};
@@ -269,8 +269,9 @@ impl<T: Narrow> Kernel for CollectBetween<'_, T> {
                         continue;
                     }
                     let (scores, allowed) = groups.get(group);
-                    push_between(scores, allowed, [least, below], group, ids, values);
+                    push_between(scores, allowed, [least, below], group, ids);
                 }
+                push_values(self.scores, ids, values);
                 if ids.len() > self.bounds.limit {
                     return false;
                 }

@@ -224,16 +224,6 @@ impl ExpLanes for Array<f32> {
             count += (bits >> i & 1) as usize;
         }
     }
-
-    #[inline(always)]
-    unsafe fn compress_places(start: u32, bits: u64, to: *mut u32) {
-        let mut count = 0;
-        for i in 0..COUNT {
-            // SAFETY: as above.
-            unsafe { to.add(count).write(start + i as u32) };
-            count += (bits >> i & 1) as usize;
-        }
-    }
 }
 
 /// The entry point of this level.

@@ -4,7 +4,7 @@ use super::dispatch::{Kernel, narrow};
 use super::exp::{Constants, Exponential};
 use super::lanes::{ExpLanes, Narrow};
 use super::maxima::{block_at_least, first};
-use super::sums::{Groups, LANES, SUM_BLOCK, add_terms, folded};
+use super::sums::{Groups, LANES, SUM_BLOCK, block_sum};
 use super::{BLOCK, Bounds, Level};
 use crate::row::{Mask, Scores};
 
@@ -67,18 +67,14 @@ impl<T: Narrow> Kernel for Split<'_, T> {
             let groups = Groups::new(self.scores, self.mask);
             let mut complete = true;
             for (block, sum) in self.sums.iter_mut().enumerate() {
-                let mut totals = [L::splat(0.0); LANES / 4];
-                for group in groups.of_block(block) {
-                    let (scores, allowed) = groups.get(group);
-                    add_terms(scores, allowed, &constants, &mut totals);
-                }
-                *sum = folded(&totals);
+                *sum = block_sum(&groups, block, &constants);
                 if complete {
                     // What was just read is still near.
                     for group in groups.of_block(block) {
                         let (scores, allowed) = groups.get(group);
-                        push_between(scores, allowed, window, group, self.ids, self.values);
+                        push_between(scores, allowed, window, group, self.ids);
                     }
+                    push_values(self.scores, self.ids, self.values);
                     complete = self.ids.len() <= self.bounds.limit;
                 }
             }
@@ -99,30 +95,38 @@ pub(super) unsafe fn push_between<T: Narrow, L: ExpLanes>(
     [least, below]: [L; 2],
     group: usize,
     ids: &mut Vec<u32>,
-    values: &mut Vec<f32>,
 ) {
-    // SAFETY: BLOCK scores are read. Of a group at most BLOCK tokens are written, the last of them with what is behind it
-    // up to COUNT, and there is room for BLOCK and COUNT; as many as were written are kept.
+    /// So many are written at once, found or not: how many there are could not be foreseen.
+    const AT_ONCE: usize = 4;
+    // SAFETY: BLOCK scores are read. At most BLOCK are found, and those written with the last of them are AT_ONCE at most: there
+    // is room for these, and as many as were found are kept.
     unsafe {
-        let found = block_at_least(scores.as_ptr(), least) & !block_at_least(scores.as_ptr(), below) & allowed;
-        if found == 0 {
-            return;
+        let mut found = block_at_least(scores.as_ptr(), least) & !block_at_least(scores.as_ptr(), below) & allowed;
+        let (start, count) = (ids.len(), found.count_ones() as usize);
+        ids.reserve(BLOCK + AT_ONCE);
+        let mut to = ids.as_mut_ptr().add(start);
+        loop {
+            for i in 0..AT_ONCE {
+                to.add(i).write(group as u32 * BLOCK as u32 + found.trailing_zeros());
+                found &= found.wrapping_sub(1);
+            }
+            if found == 0 {
+                break;
+            }
+            to = to.add(AT_ONCE);
         }
-        ids.reserve(BLOCK + LANES);
-        values.reserve(BLOCK + LANES);
-        let mut length = ids.len();
-        let mut lane = 0;
-        while lane < BLOCK {
-            let bits = found >> lane & first(L::COUNT);
-            let x = T::load_narrow::<L>(scores.as_ptr().add(lane));
-            x.compress(bits, values.as_mut_ptr().add(length));
-            L::compress_places((group * BLOCK + lane) as u32, bits, ids.as_mut_ptr().add(length));
-            length += bits.count_ones() as usize;
-            lane += L::COUNT;
-        }
-        ids.set_len(length);
-        values.set_len(length);
+        ids.set_len(start + count);
     }
+}
+
+/// Appends the scores of the tokens that have none yet.
+#[inline(always)]
+pub(super) fn push_values<T: Narrow>(scores: &[T], ids: &[u32], values: &mut Vec<f32>) {
+    let new = &ids[values.len()..];
+    values.extend(new.iter().map(|&id| {
+        let value: f64 = scores[id as usize].into();
+        value as f32
+    }));
 }
 
 struct CountTies<'a, T> {

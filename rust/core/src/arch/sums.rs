@@ -165,23 +165,40 @@ impl<T: Narrow> Kernel for BlockSums<'_, T> {
             let constants = Constants::<L>::new(self.exponential);
             let groups = Groups::new(self.scores, self.mask);
             for (block, sum) in self.sums.iter_mut().enumerate() {
-                let mut totals = [L::splat(0.0); LANES / 4];
-                match groups.plain(groups.of_block(block)) {
-                    Some(groups) => {
-                        for scores in groups {
-                            add_terms(scores, u64::MAX, &constants, &mut totals);
-                        }
-                    }
-                    None => {
-                        for group in groups.of_block(block) {
-                            let (scores, allowed) = groups.get(group);
-                            add_terms(scores, allowed, &constants, &mut totals);
-                        }
-                    }
-                }
-                *sum = folded(&totals);
+                *sum = block_sum(&groups, block, &constants);
             }
         }
+    }
+}
+
+/// The sum of the terms of a block.
+///
+/// # Safety
+///
+/// The instruction set of `L` is present.
+#[inline(always)]
+pub(super) unsafe fn block_sum<T: Narrow, L: ExpLanes>(
+    groups: &Groups<'_, T>,
+    block: usize,
+    constants: &Constants<L>,
+) -> f64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut totals = [L::splat(0.0); LANES / 4];
+        match groups.plain(groups.of_block(block)) {
+            Some(groups) => {
+                for scores in groups {
+                    add_terms(scores, u64::MAX, constants, &mut totals);
+                }
+            }
+            None => {
+                for group in groups.of_block(block) {
+                    let (scores, allowed) = groups.get(group);
+                    add_terms(scores, allowed, constants, &mut totals);
+                }
+            }
+        }
+        folded(&totals)
     }
 }
 
@@ -191,7 +208,7 @@ impl<T: Narrow> Kernel for BlockSums<'_, T> {
 ///
 /// The instruction set of `L` is present.
 #[inline(always)]
-pub(super) unsafe fn add_terms<T: Narrow, L: ExpLanes>(
+unsafe fn add_terms<T: Narrow, L: ExpLanes>(
     scores: &[T; BLOCK],
     allowed: u64,
     constants: &Constants<L>,

@@ -243,12 +243,6 @@ impl ExpLanes for Neon {
             vst1q_f32(to, vreinterpretq_f32_u8(found));
         }
     }
-
-    #[inline(always)]
-    unsafe fn compress_places(start: u32, bits: u64, to: *mut u32) {
-        // SAFETY: as above, and the caller's.
-        unsafe { vst1q_u32(to, vaddq_u32(vdupq_n_u32(start), places(bits))) }
-    }
 }
 
 /// The entry point of this level.

@@ -231,17 +231,6 @@ impl ExpLanes for Avx2 {
         // SAFETY: as above, and the caller's.
         unsafe { _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(self.0, places(bits))) }
     }
-
-    #[inline(always)]
-    unsafe fn compress_places(start: u32, bits: u64, to: *mut u32) {
-        // SAFETY: as above, and the caller's.
-        unsafe {
-            _mm256_storeu_si256(
-                to.cast(),
-                _mm256_add_epi32(_mm256_set1_epi32(start as i32), places(bits)),
-            )
-        }
-    }
 }
 
 /// The entry point of this level.
@@ -249,7 +238,7 @@ impl ExpLanes for Avx2 {
 /// # Safety
 ///
 /// The instruction set is present.
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,popcnt")]
 pub(in crate::arch) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: passed on.
     unsafe { kernel.run::<Avx2>() }

@@ -203,16 +203,6 @@ impl ExpLanes for Avx512 {
         // SAFETY: as above, and the caller's.
         unsafe { _mm512_storeu_ps(to, _mm512_maskz_compress_ps(bits as __mmask16, self.0)) }
     }
-
-    #[inline(always)]
-    unsafe fn compress_places(start: u32, bits: u64, to: *mut u32) {
-        // SAFETY: as above, and the caller's.
-        unsafe {
-            let each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            let places = _mm512_add_epi32(_mm512_set1_epi32(start as i32), each);
-            _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi32(bits as __mmask16, places));
-        }
-    }
 }
 
 /// The entry point of this level.
@@ -220,7 +210,7 @@ impl ExpLanes for Avx512 {
 /// # Safety
 ///
 /// The instruction set is present.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,popcnt,avx512f,avx512bw,avx512vl,avx512dq")]
 pub(in crate::arch) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: passed on.
     unsafe { kernel.run::<Avx512>() }
