@@ -7,8 +7,8 @@ use common::*;
 use optdecode_core::par::Scratch;
 use optdecode_core::plan::*;
 use optdecode_core::row::{Row, Scores};
-use optdecode_core::sample::{Coupling, draw_tokens};
-use optdecode_core::{Level, Status};
+use optdecode_core::sample::{Coupling, draw_row, draw_tokens};
+use optdecode_core::{Level, Status, Workspace, solve_row};
 use proptest::prelude::*;
 
 const DRAWS: usize = 200;
@@ -188,6 +188,98 @@ fn large_rows() {
     for x in [flat, peaked, tail, rounded, vec![0.5; length]] {
         check_widths(&plans, &x, &flags, &mut scratch);
     }
+}
+
+#[test]
+fn thousands_of_ties() {
+    let (mut scratch, mut rng) = (Scratch::default(), Rng(8));
+    let plans = [plans(), sigma_plans()].concat();
+    let length = 40_009;
+    let low = rng.normals(length, 1.0);
+    let mut with_best = |share: f64| -> Vec<f64> {
+        let tie = |&x: &f64| if rng.uniform() < share { 9.0 } else { x };
+        low.iter().map(tie).collect()
+    };
+    // What ties with the best has nearly all of the mass: too few to be in every block of sets, more than are gathered.
+    let (few, many) = (with_best(0.04), with_best(0.3));
+    // One token above them with half of the mass, and some that the first k take along.
+    let mut under = many.clone();
+    under[34_321] = 18.5;
+    (0..30).for_each(|i| under[(i * 1733 + 5) % length] = 9.5);
+    // Two scores share the threshold's neighbourhood.
+    let steps: Vec<f64> = (0..length).map(|i| f64::from(i as u32 % 5 / 2)).collect();
+    let flags: Vec<bool> = (0..length).map(|i| i % 1000 < 700).collect();
+    for x in [few, many, under, steps] {
+        check_widths(&plans, &x, &flags, &mut scratch);
+        // As few as the exact solvers take: the very draws from the whole distribution.
+        let first = supported(
+            Objective::Softmax { lam: 1.0 },
+            &[(Rule::TopK(100), false), (Rule::TopP(0.999), false)],
+        );
+        in_narrow_widths(&x, &flags, |row| {
+            let mut ws = Workspace::new();
+            solve_row(&first, row, &mut ws);
+            let (mut tokens, mut log_probs) = ([0; DRAWS], [0.0; DRAWS]);
+            let (face, q, log_q) = (ws.face(), ws.q(), ws.log_q());
+            let (tokens_out, log_probs_out) = (&mut tokens[..], &mut log_probs[..]);
+            draw_row(
+                face,
+                q,
+                log_q,
+                11,
+                4,
+                Coupling::Iid,
+                tokens_out,
+                log_probs_out,
+                &mut vec![],
+            );
+            assert_eq!(drawn(&first, row, Level::best(), &mut scratch).0, tokens);
+        });
+    }
+}
+
+#[test]
+fn p_less_where_nearly_all_tie() {
+    let mut scratch = Scratch::default();
+    let plans = [false, true].map(|raw| supported(Objective::Softmax { lam: 1.0 }, &[(Rule::PLess, raw)]));
+    // The best tie with each other; some are below them by less, or more, than sums could tell from the threshold.
+    for below in [0.0, 3e-7, 9e-7, 2e-6, 1.2e-5, 2e-5, 4e-5] {
+        let x: Vec<f32> = (0..5000)
+            .map(|i| if i % 7 == 3 { (0.5 - below) as f32 } else { 0.5 })
+            .collect();
+        let row = Row {
+            scores: Scores::F32(&x),
+            ..row(&[])
+        };
+        plans.iter().for_each(|plan| check(plan, &row, &mut scratch));
+        let (found, expected) = (kept(&plans[0], &row, &mut scratch), solve(&plans[0], &row).face);
+        assert_eq!(found, expected, "{below}");
+    }
+}
+
+#[test]
+fn a_nucleus_of_ties_ends_with_the_very_token() {
+    let (mut scratch, x) = (Scratch::default(), vec![0.5_f32; 30_007]);
+    let row = Row {
+        scores: Scores::F32(&x),
+        ..row(&[])
+    };
+    for p in [0.1, 0.3, 0.5, 0.95] {
+        let plan = supported(Objective::Softmax { lam: 1.0 }, &[(Rule::TopP(p), false)]);
+        assert_eq!(kept(&plan, &row, &mut scratch), solve(&plan, &row).face, "{p}");
+    }
+}
+
+/// The tokens that systematic draws fall on: where all of the face are about as likely, all of it.
+fn kept(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) -> Vec<u32> {
+    let count = 40 * row.scores.len();
+    let (mut tokens, mut log_probs) = (vec![0; count], vec![0.0; count]);
+    let (level, coupling) = (Level::best(), Coupling::Systematic);
+    draw_tokens(plan, row, level, 1, 0, coupling, &mut tokens, &mut log_probs, scratch);
+    let mut tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
 }
 
 #[test]

@@ -238,7 +238,7 @@ impl ExpLanes for Avx2 {
 /// # Safety
 ///
 /// The instruction set is present.
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,popcnt")]
 pub(in crate::arch) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: passed on.
     unsafe { kernel.run::<Avx2>() }

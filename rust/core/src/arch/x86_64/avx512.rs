@@ -210,7 +210,7 @@ impl ExpLanes for Avx512 {
 /// # Safety
 ///
 /// The instruction set is present.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,popcnt,avx512f,avx512bw,avx512vl,avx512dq")]
 pub(in crate::arch) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: passed on.
     unsafe { kernel.run::<Avx512>() }
