@@ -10,7 +10,7 @@ use super::candidates::Candidates;
 use super::cut::{Cut, Measure};
 use super::rank::kth_largest;
 use super::weighed::{Threshold, Weighed, WeighedScratch, last_true, order, score};
-use crate::arch;
+use crate::arch::{self, Level};
 
 /// More candidates than this are not worth gathering.
 pub(crate) const NARROW: usize = 1 << 13;
@@ -97,7 +97,9 @@ fn wide(
     if let Some(cut) = cut(measure, candidates, 0.0, target, &mut scratch.weighed) {
         return Some(cut);
     }
-    let Bracket { low, middle, high } = bracket(measure, target, deviations, (head, candidates), scratch)?;
+    let sample = sample_rest(measure, target, deviations, (head, candidates), scratch)?;
+    let low = sample.threshold(measure.level, sample.share + sample.spread, scratch);
+    let high = sample.threshold(measure.level, sample.share - sample.spread, scratch);
     if low < high {
         let (above, complete) = candidates.split(
             measure,
@@ -114,15 +116,31 @@ fn wide(
         }
     }
     // Too many for so narrow a bracket, or nothing between its ends: ties.
+    let middle = sample.threshold(measure.level, sample.share, scratch);
     tied(measure, middle, target, candidates)
 }
 
-/// Scores around a threshold.
-struct Bracket {
-    low: f32,
-    /// Where it is most likely.
-    middle: f32,
-    high: f32,
+/// A sample of the tokens below the head, which is in the scratch.
+struct Sample {
+    head: f32,
+    mass: f64,
+    /// Of its mass, above the threshold.
+    share: f64,
+    /// Within which the share is known.
+    spread: f64,
+}
+
+impl Sample {
+    /// The score from which on the sample has a share of its mass.
+    fn threshold(&self, level: Level, share: f64, scratch: &mut NucleusScratch) -> f32 {
+        let NucleusScratch { values, terms, weighed } = scratch;
+        let target = share * self.mass;
+        if target <= 0.0 {
+            return self.head;
+        }
+        let found = Weighed { level, values, terms }.threshold((f32::MIN, self.head), 0.0, target, weighed);
+        found.map_or(f32::MIN, |found| found.least)
+    }
 }
 
 /// Gathers the best tokens, which a sample may miss and which may have nearly all of the mass; the bound that they reach.
@@ -133,41 +151,27 @@ fn gather_head(measure: &Measure<'_>, candidates: &mut Candidates, values: &mut 
     heads.find(|&head| candidates.gather_between(measure, f64::from(head), f64::INFINITY, NARROW))
 }
 
-/// Two scores between which the threshold lies, but for bad luck. The head is summed itself; the sample is of the rest.
-fn bracket(
+/// Samples the rest of a row whose head is summed itself. The threshold lies within the spread of the share, but for bad luck.
+fn sample_rest(
     measure: &Measure<'_>,
     target: f64,
     deviations: f64,
     (head, candidates): (f32, &Candidates),
     scratch: &mut NucleusScratch,
-) -> Option<Bracket> {
-    let NucleusScratch { values, terms, weighed } = scratch;
+) -> Option<Sample> {
+    let NucleusScratch { values, terms, .. } = scratch;
     let best: f64 = candidates.terms.iter().map(|&e| f64::from(e)).sum();
     let share = (target - best) / (measure.z - best);
     let (scores, mask) = (measure.row.scores, measure.row.mask);
     arch::sample_below(measure.level, scores, mask, f64::from(head), values);
     arch::terms_of(measure.level, measure.exponential, values, terms);
-    let sample = Weighed {
-        level: measure.level,
-        values,
-        terms,
-    };
-    let mass = sample.mass(f32::MIN);
+    let mass = arch::mass_from(measure.level, values, terms, f32::MIN);
     let spread = deviations * (share * (1.0 - share) * squares(terms)).sqrt() / mass + 1e-4;
-    if !spread.is_finite() {
-        return None;
-    }
-    let window = (f32::MIN, head);
-    let mut at = |share: f64| match share * mass {
-        none if none <= 0.0 => head,
-        target => sample
-            .threshold(window, 0.0, target, weighed)
-            .map_or(f32::MIN, |found| found.least),
-    };
-    Some(Bracket {
-        low: at(share + spread),
-        middle: at(share),
-        high: at(share - spread),
+    spread.is_finite().then_some(Sample {
+        head,
+        mass,
+        share,
+        spread,
     })
 }
 
