@@ -137,22 +137,6 @@ impl<'py> Arguments<'py> {
         check_tokens(plan, self.vocabulary, self.weights.is_some(), row)
     }
 
-    /// The plans of a call, one for all rows or one a row, checked.
-    pub(crate) fn check_plans<'a>(&self, plans: &'a [Bound<'py, crate::plan::Plan>]) -> PyResult<Vec<&'a Plan>> {
-        let plans: Vec<_> = plans.iter().map(|plan| &plan.get().plan).collect();
-        let rows = self.rows;
-        if plans.len() != 1 && plans.len() != rows {
-            let count = plans.len();
-            return Err(value(format!(
-                "plans must have length 1 or {rows}, the rows; got {count}"
-            )));
-        }
-        for (row, plan) in plans.iter().enumerate() {
-            self.check_plan(plan, (plans.len() > 1).then_some(row))?;
-        }
-        Ok(plans)
-    }
-
     /// Whether the logits are float64, hence the probabilities that come back.
     pub(crate) fn is_double(&self) -> bool {
         matches!(self.logits, Logits::F64(_))

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::arrays::{Arguments, rows_of};
 use crate::errors::{guard, integer};
-use crate::plan::Plan;
+use crate::plan::{Plan, check_plans};
 use crate::pool;
 use crate::results::{Fresh, check_memory, detached};
 use crate::solve::choose_par;
@@ -37,7 +37,7 @@ pub(crate) fn model_log_probs<'py>(
         let level = crate::level()?;
         let arguments = Arguments::new(logits, dtype, mask, anchor, None, None)?;
         let (rows, vocabulary) = (arguments.rows, arguments.vocabulary);
-        let plans = arguments.check_plans(&plans)?;
+        let plans = check_plans(&plans, &arguments)?;
         let tokens = rows_of::<i64>("tokens", tokens, rows)?;
         let (n, m) = (tokens.shape()[1], integer("m", m, 0, u64::from(u32::MAX))? as usize);
         check_memory(rows.checked_mul(m), size_of::<i64>())?;

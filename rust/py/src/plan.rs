@@ -3,13 +3,32 @@
 use optdecode_core::plan::{self, Anchor, Coverage, Objective, Rule, Support, Weights};
 use pyo3::prelude::*;
 
-use crate::arrays::vector;
+use crate::arrays::{Arguments, vector};
 use crate::errors::{guard, integer, value};
 
 /// One distribution problem with its parameters, checked and immutable.
 #[pyclass(frozen, module = "optdecode._core")]
 pub(crate) struct Plan {
     pub(crate) plan: plan::Plan,
+}
+
+/// The plans of a call, one for all rows or one a row, checked.
+pub(crate) fn check_plans<'a>(
+    plans: &'a [Bound<'_, Plan>],
+    arguments: &Arguments<'_>,
+) -> PyResult<Vec<&'a plan::Plan>> {
+    let plans: Vec<_> = plans.iter().map(|plan| &plan.get().plan).collect();
+    let rows = arguments.rows;
+    if plans.len() != 1 && plans.len() != rows {
+        let count = plans.len();
+        return Err(value(format!(
+            "plans must have length 1 or {rows}, the rows; got {count}"
+        )));
+    }
+    for (row, plan) in plans.iter().enumerate() {
+        arguments.check_plan(plan, (plans.len() > 1).then_some(row))?;
+    }
+    Ok(plans)
 }
 
 /// (rule, value, measured on raw logits).

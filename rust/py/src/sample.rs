@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::arrays::{Arguments, Batch, vector};
 use crate::errors::{guard, integer, value};
-use crate::plan::Plan;
+use crate::plan::{Plan, check_plans};
 use crate::pool;
 use crate::results::{Fresh, check_memory, detached};
 use crate::solve::choose_par;
@@ -45,7 +45,7 @@ pub(crate) fn sample<'py>(
         let level = crate::level()?;
         let arguments = Arguments::new(logits, dtype, mask, anchor, weights, budget)?;
         let (rows, vocabulary) = (arguments.rows, arguments.vocabulary);
-        let plans = arguments.check_plans(&plans)?;
+        let plans = check_plans(&plans, &arguments)?;
         let seeds = vector::<u64>("seeds", seeds, Some(rows))?;
         let positions = vector::<u64>("positions", positions, Some(rows))?;
         let n = integer("n", n, 1, MAX_DRAWS)? as usize;

@@ -1,9 +1,11 @@
 //! Tokens gathered from a row, in the order of their ids, for the rules that look at some of them one by one.
 
 use super::cut::{Cut, Measure};
-use super::nucleus::NARROW;
 use crate::arch::{self, Bounds, Exponential, Level, SUM_BLOCK};
 use crate::row::Row;
+
+/// More candidates than this are not worth gathering.
+pub(super) const NARROW: usize = 1 << 13;
 
 /// The allowed tokens with scores in `[least, below)`.
 #[derive(Clone, Debug)]

@@ -6,14 +6,11 @@
 //! has its threshold bracketed by that of a sample, one more pass over the row sums what is above the bracket and gathers
 //! what is inside, and that decides; or it lies among ties, which are counted. Should the sample mislead, the row itself is bisected.
 
-use super::candidates::Candidates;
+use super::candidates::{Candidates, NARROW};
 use super::cut::{Cut, Measure};
 use super::rank::kth_largest;
 use super::weighed::{Threshold, Weighed, WeighedScratch, last_true, order, score};
 use crate::arch::{self, Level};
-
-/// More candidates than this are not worth gathering.
-pub(crate) const NARROW: usize = 1 << 13;
 
 /// Of mass: what a rounding of the sums could do, so that k of n equal tokens have mass k/n.
 const SLACK: f64 = 6e-7;
