@@ -60,14 +60,7 @@ pub(super) fn from_mirror(
     let Some((max, exponential)) = open(row, level, 1.0 / plan.temperature, false, &mut reads.sweep)? else {
         return Ok(None);
     };
-    let measure = Measure {
-        row,
-        level,
-        max,
-        exponential: &exponential,
-        z: reads.sweep.sums.iter().sum(),
-        sweep: &reads.sweep,
-    };
+    let measure = Measure::new(row, level, max, &exponential, &reads.sweep);
     let Some(cut) = cut::intersect(plan, &measure, &mut reads.cut) else {
         return Ok(None);
     };

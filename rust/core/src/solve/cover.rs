@@ -91,14 +91,7 @@ pub(super) fn from_coverage(
     let Some((max, exponential)) = open(row, level, scale, !measures_p, &mut reads.sweep)? else {
         return Ok(None);
     };
-    let measure = Measure {
-        row,
-        level,
-        max,
-        exponential: &exponential,
-        z: reads.sweep.sums.iter().sum(),
-        sweep: &reads.sweep,
-    };
+    let measure = Measure::new(row, level, max, &exponential, &reads.sweep);
     let Some(cut) = cut::intersect(plan, &measure, &mut reads.cut) else {
         return Ok(None);
     };

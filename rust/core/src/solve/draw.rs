@@ -386,16 +386,8 @@ fn from_sums(
     let (Some(exponential), true) = (exponential, drawn.is_some() == softmax.is_some()) else {
         return Ok(None);
     };
-    let z = sweep.sums.iter().sum();
-    (*reads_max, *reads_measured) = (max + 0.0, Some((exponential, z)));
-    let measure = Measure {
-        row,
-        level,
-        max,
-        exponential: &exponential,
-        z,
-        sweep,
-    };
+    let measure = Measure::new(row, level, max, &exponential, sweep);
+    (*reads_max, *reads_measured) = (max + 0.0, Some((exponential, measure.z)));
     let Some(cut) = cut::intersect(plan, &measure, scratch) else {
         return Ok(None);
     };

@@ -5,7 +5,7 @@
 use super::Workspace;
 use super::draw::LONGEST;
 use super::write::depth;
-use crate::arch::{self, Exponential, Level};
+use crate::arch::{self, Level};
 use crate::plan::{Anchor, Plan};
 use crate::row::{Row, Scores};
 use crate::status::Status;
@@ -83,42 +83,24 @@ fn by_sums(
     let Some(exponential) = exponential else {
         return Ok(false);
     };
-    let (max, z) = (summary.max, reads.sweep.sums.iter().sum());
+    let max = summary.max;
+    let measure = Measure::new(row, level, max, &exponential, &reads.sweep);
     let best = &mut ws.scratch.ranked;
     best.clear();
     let count = asked.top_tokens.len();
     if count > 0 {
-        let measure = measure(row, level, max, &exponential, z, &reads.sweep);
         if !measure.first(count, &mut reads.cut, |id, x| best.push(Ranked { value: x, index: id })) {
             return Ok(false);
         }
         best.sort_unstable_by(Ranked::order);
     }
-    let depth = depth(&exponential, z, max);
+    let depth = depth(&exponential, measure.z, max);
     let log_p = |id| {
         let score = (id < row.scores.len()).then(|| row.allowed_score(id)).flatten();
         score.map_or(f64::NEG_INFINITY, |x| scale * (x - max) - depth)
     };
     asked.answer(log_p, best);
     Ok(true)
-}
-
-fn measure<'a>(
-    row: &'a Row<'a>,
-    level: Level,
-    max: f64,
-    exponential: &'a Exponential,
-    z: f64,
-    sweep: &'a arch::Sweep,
-) -> Measure<'a> {
-    Measure {
-        row,
-        level,
-        max,
-        sweep,
-        exponential,
-        z,
-    }
 }
 
 fn one_by_one(plan: &Plan, row: &Row<'_>, asked: &mut Asked<'_>, ws: &mut Workspace) -> Result<(), Status> {

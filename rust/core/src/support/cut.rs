@@ -107,6 +107,26 @@ pub(crate) fn needs_mass(rule: Rule) -> bool {
     }
 }
 
+impl<'a> Measure<'a> {
+    /// On what a sweep of the row left, as it left it.
+    pub(crate) fn new(
+        row: &'a Row<'a>,
+        level: Level,
+        max: f64,
+        exponential: &'a Exponential,
+        sweep: &'a Sweep,
+    ) -> Measure<'a> {
+        Measure {
+            row,
+            level,
+            max,
+            sweep,
+            exponential,
+            z: sweep.sums.iter().sum(),
+        }
+    }
+}
+
 impl Measure<'_> {
     /// What a rule, measured on the renormalised `rest`, leaves of a cut.
     fn narrow(
