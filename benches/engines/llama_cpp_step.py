@@ -8,7 +8,6 @@ each round every case draws a few tokens, in random order; figures are medians o
 """
 
 import argparse
-import platform
 import random
 import tempfile
 import time
@@ -19,7 +18,8 @@ import llama_cpp
 import numpy as np
 
 import optdecode as od
-from optdecode._bench import machine, report
+from benches.engines.table import save
+from optdecode._bench import machine
 from optdecode._bench.rows import make_rows
 from optdecode.integrations.llama_cpp import (
     DecoderSampler,
@@ -154,27 +154,15 @@ def main():
         model = tiny_model(folder, asked.vocabulary)
         found = {kind: measure(model, kind, asked) for kind in asked.kinds}
         model.close()
-    lines = [
-        f"# Sampling a token in llama.cpp on a CPU, V = {asked.vocabulary:,}",
-        "",
+    introduction = (
         "One call of the sampler by llama-cpp-python, from the logits of the context to a token; one thread. "
         f"{asked.tokens} tokens a round and their median, medians over {asked.rounds} interleaved rounds and half the "
         "interquartile range; rows as in `benches/README.md`. `DecoderSampler` fills llama.cpp's candidate array only "
         "where other links edit logits before it, as a logit bias does. With the processor llama.cpp draws from the q "
-        "that it is given.",
-        "",
-        *table(asked.kinds, found),
-        "",
-        *report.machine_lines(where),
-        "",
-        "Made by `python -m benches.engines.llama_cpp_step`.",
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    asked.output.mkdir(exist_ok=True)
-    path = asked.output / f"llama-cpp-step-{platform.machine()}.md"
-    path.write_text(text, encoding="utf-8")
-    print(f"saved: {path}")
+        "that it is given."
+    )
+    title = f"Sampling a token in llama.cpp on a CPU, V = {asked.vocabulary:,}"
+    save(asked.output, "llama-cpp-step", title, introduction, table(asked.kinds, found), where)
 
 
 if __name__ == "__main__":

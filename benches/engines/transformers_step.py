@@ -8,7 +8,6 @@ every case generates once, in random order; figures are medians over rounds.
 """
 
 import argparse
-import platform
 import random
 import time
 from pathlib import Path
@@ -18,7 +17,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
 import optdecode as od
-from optdecode._bench import machine, report
+from benches.engines.table import save
+from optdecode._bench import machine
 from optdecode._bench.rows import make_rows
 from optdecode.integrations.transformers import (
     OptdecodeLogitsProcessor,
@@ -121,25 +121,13 @@ def main():
     where = machine.describe(["torch", "transformers"]) | {"torch threads": str(asked.threads)}
     model = tiny_model(asked.vocabulary)
     found = {batch: measure(model, batch, asked) for batch in asked.batch}
-    lines = [
-        f"# A step of transformers' `generate` on a CPU, V = {asked.vocabulary:,}",
-        "",
+    introduction = (
         f"Top-p {P}; a random Llama of one layer and width 64, LM-like logits, {asked.steps} tokens a call, medians "
         f"over {asked.rounds} interleaved rounds and half the interquartile range. A step is the model's forward, the "
-        "replacement of its logits (the same in all cases) and the sampling; ours runs in one thread.",
-        "",
-        *table(asked.batch, found),
-        "",
-        *report.machine_lines(where),
-        "",
-        "Made by `python -m benches.engines.transformers_step`.",
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    asked.output.mkdir(exist_ok=True)
-    path = asked.output / f"transformers-step-{platform.machine()}.md"
-    path.write_text(text, encoding="utf-8")
-    print(f"saved: {path}")
+        "replacement of its logits (the same in all cases) and the sampling; ours runs in one thread."
+    )
+    title = f"A step of transformers' `generate` on a CPU, V = {asked.vocabulary:,}"
+    save(asked.output, "transformers-step", title, introduction, table(asked.batch, found), where)
 
 
 if __name__ == "__main__":
