@@ -310,4 +310,37 @@ mod tests {
             assert_eq!(weighed.threshold((f32::MIN, 5.0), 0.0, 1.001 * all, &mut scratch), None);
         }
     }
+
+    /// A sample whose scores rank lower than their places say, by as much as a window allows for: thresholds are then its upper ends.
+    #[test]
+    fn a_threshold_may_be_the_end_of_a_window() {
+        const STRIDE: usize = 38;
+        const COUNT: usize = SAMPLE * STRIDE;
+        let sampled = |i: usize| match (i + MARGIN + 1) * STRIDE + 1 {
+            rank if rank <= COUNT => rank,
+            _ => COUNT - (SAMPLE - 1 - i),
+        };
+        let places: Vec<usize> = (0..SAMPLE).map(sampled).collect();
+        let mut others = (1..=COUNT).filter(|rank| !places.contains(rank));
+        let values: Vec<f32> = (0..COUNT)
+            .map(|at| match at % STRIDE {
+                0 => places[at / STRIDE],
+                _ => others.next().expect("as many as places"),
+            })
+            .map(|rank| -(rank as f32))
+            .collect();
+        let terms = vec![1.0; COUNT];
+        for level in Level::available() {
+            let weighed = Weighed {
+                level,
+                values: &values,
+                terms: &terms,
+            };
+            for rank in 1..=COUNT {
+                let found = weighed.threshold((f32::MIN, 0.0), 0.0, rank as f64, &mut WeighedScratch::default());
+                let (least, above) = (-(rank as f32), rank as f64 - 1.0);
+                assert_eq!(found, Some(Threshold { least, above }), "{level:?}");
+            }
+        }
+    }
 }
