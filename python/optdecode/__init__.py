@@ -50,6 +50,7 @@ from optdecode.supports import TopNSigma as TopNSigma
 from optdecode.supports import TopP as TopP
 
 if TYPE_CHECKING:
+    from optdecode import plot as plot
     from optdecode._certificate import Certificate as Certificate
     from optdecode.multisample import prefix_groups as prefix_groups
 
@@ -66,4 +67,8 @@ def __getattr__(name: str) -> Any:
         from optdecode.multisample import prefix_groups
 
         return prefix_groups
+    if name == "plot":
+        from importlib import import_module
+
+        return import_module("optdecode.plot")
     raise AttributeError(f"module 'optdecode' has no attribute {name!r}")

@@ -14,7 +14,7 @@ LAYERS: dict[str, list[str]] = {
     "plan": ["_plan", "_explain"],
     "backends": ["_core", "_inputs", "_system", "_certificate", "backends.*"],
     "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
-    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
+    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "plot.*", "scores", "__main__"],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.
 INDEPENDENT = [("_certificate", "_core"), ("_certificate", "backends"), ("backends.reference", "_core")]
