@@ -81,6 +81,8 @@ def _explain(decoder: Decoder, row: NDArray[Any] | None, top: int) -> None:
 def _check_plot(path: Path, logits: Path | None) -> None:
     if path.suffix.lower() not in _SUFFIXES:
         raise ProblemError(f"--plot {path}: the name must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
+    if not path.parent.is_dir():
+        raise ProblemError(f"--plot {path}: there is no directory {path.parent}")
     if logits is None:
         raise ProblemError("--plot draws one row of logits: pass --logits FILE.npy")
 

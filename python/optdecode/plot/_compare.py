@@ -45,7 +45,7 @@ _HALF = (WIDTH - LEFT - RIGHT - 0.72) / 2
 _SMALLEST = 1e-12
 #: Heading of a column, and where it ends (inches from the left of the table).
 _COLUMNS = (
-    ("tokens kept", 4.3), ("model mass", 5.12), ("entropy", 5.76), ("KL(q‖p)", 6.38), ("gap", 7.16),
+    ("tokens kept", 4.3), ("model mass", 5.12), ("entropy", 5.73), ("KL(q‖p)", 6.33), ("gap", 7.08),
 )  # fmt: skip
 
 
@@ -251,12 +251,12 @@ def _table(sheet: Axes, names: list[str], solved: list[Solved], row: Row) -> Non
     sheet.plot([0, width], [end, end], color=MUTED, linewidth=0.8)
     sheet.plot([0.0, 0.48], [end + 0.15] * 2, color=P_EDGE, linewidth=4.5, alpha=0.35, solid_capstyle="butt")
     own = len({one.decoder.problem.temperature for one in solved}) > 1
-    note = "; model mass and KL by each decoder's own T" if own else ""
+    note = "; mass and KL at the decoder's own T" if own else ""
     write(
         sheet,
         0.58,
         end + 0.19,
-        f"p, the model; entropy and KL in nats; no q gains more than the gap{note}",
+        f"p, the model; entropy, KL in nats; no q gains more than the gap{note}",
         color=MUTED,
     )
 

@@ -228,7 +228,7 @@ def _panel(axes: Axes, drawn: dict[str, NDArray[Any]], counts: list[int], best: 
             markerfacecolor=face, markevery=max(1, len(counts) // 9), label=name,
         )  # fmt: skip
     tidy(axes)
-    if 0.6 * top <= best <= 1.3 * top:  # all that draws of q can ever cover
+    if 0.25 * top <= best <= 1.3 * top:  # all that draws of q can ever cover
         axes.axhline(best, color=MUTED, linewidth=0.8, linestyle=(0, (1, 1.5)), label="kept")
         axes.annotate(
             f"kept: {percent(best) if share else number(best)}", (0.0, best), xycoords=("axes fraction", "data"),
@@ -255,7 +255,7 @@ def _doublings(axes: Axes, counts: list[int]) -> None:
 
 def _table(sheet: Axes, drawn: dict[str, NDArray[Any]], k: int, at: int, unit: str) -> None:
     width = sheet.get_xlim()[1]
-    columns = (("model mass covered", 4.6), (f"expected {fitted(unit, 1.6, SMALL)}", 7.16))
+    columns = (("model mass covered", 4.6), (f"expected {fitted(unit, 1.6, SMALL)}", width))
     write(sheet, 0.0, 0.16, f"K = {k:,} draws", color=MUTED)
     for heading, right in columns:
         write(sheet, right, 0.16, heading, color=MUTED, ha="right")
@@ -270,6 +270,6 @@ def _table(sheet: Axes, drawn: dict[str, NDArray[Any]], k: int, at: int, unit: s
         write(sheet, 0.58, line, name if name.startswith(("twin", "p,")) else f"q, {name}")
         write(sheet, 4.6, line, percent(float(values[0, at])), ha="right")
         shown_weight = percent(float(values[1, at])) if unit == "model mass" else number(float(values[1, at]))
-        write(sheet, 7.16, line, shown_weight, ha="right")
+        write(sheet, width, line, shown_weight, ha="right")
     end = 0.24 + (len(drawn) + 0.18) * _LINE
     sheet.plot([0, width], [end, end], color=MUTED, linewidth=0.8)

@@ -29,6 +29,7 @@ from optdecode.plot._style import (
     count,
     fitted,
     halo,
+    inches,
     log_axis,
     measured,
     number,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _OWNER = "plot.decoder"
 _BARS, _PANELS = 1.75, 2.1  # heights in inches
+_MOST_TEXTS = 56  # so many fit under the bars
 _FEW = 30  # so many tokens are drawn on a linear axis of ranks, each with a mark
 _SMALLEST = 1e-16  # probabilities below this share of the largest are off the logarithmic panel
 _CURVE_POINTS = 400
@@ -179,11 +181,9 @@ def _token_ticks(axes: Axes, size: int, texts: list[str] | None) -> None:
         axes.set_xticks(ranks, [str(r) for r in ranks])
         axes.set_xlabel("rank of the token by p")
         return
-    axes.set_xticks(
-        range(1, size + 1), texts, rotation=90 if are_upright(texts, WIDTH - LEFT - RIGHT) else 0, parse_math=False
-    )
-    if size > 48:
-        axes.tick_params(axis="x", labelsize=TINY * 48 / size)
+    step = -(-size // _MOST_TEXTS)
+    upright = are_upright(texts, WIDTH - LEFT - RIGHT)
+    axes.set_xticks(range(1, size + 1, step), texts[::step], rotation=90 if upright else 0, parse_math=False)
 
 
 def _curves(axes: Axes, row: Row, solved: Solved) -> None:
@@ -208,8 +208,8 @@ def _curves(axes: Axes, row: Row, solved: Solved) -> None:
         axes.set_xlim(0.6, n + 0.4 + 0.06 * n)
         axes.set_xticks(range(1, n + 1, 1 + n // 11))
     else:
-        log_axis(axes.xaxis, 0.9, 1.35 * n)
-    log_axis(axes.yaxis, low, peak * (peak / low) ** 0.17, last_tick=1.0)  # room for a name above the curves
+        log_axis(axes.xaxis, 0.9, 2.2 * n)
+    log_axis(axes.yaxis, low, peak * (peak / low) ** 0.22, last_tick=1.0)  # room for a name above the curves
     axes.set(xlabel="rank of the token by p" + ("" if few else " (log scale)"), ylabel="probability (log scale)")
     axes.set_title("All tokens, by rank")
     _curve_names(axes, n, p, q, kept)
@@ -258,7 +258,7 @@ def _name_beside(axes: Axes, x: float, y: float, text: str, above: bool) -> None
 
 def name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write names to the right of where curves end, apart from each other."""
-    gap = 11.0 / (72.0 * axes.get_position().height * axes.figure.get_size_inches()[1])  # type: ignore[union-attr]
+    gap = 11.0 / (72.0 * inches(axes)[1])
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = [float(to_axes.transform((x, y))[1]) for x, y, _, _ in ends]
     for (x, _, text, ink), height in zip(ends, spread(heights, gap, 0.03, 0.97), strict=True):
@@ -272,7 +272,9 @@ def name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 def mark_cut(axes: Axes, x: float, text: str) -> None:
     """Draw a dotted line at x and write what it is beside its upper end, on the side with more room."""
     axes.axvline(x, color=INK, linewidth=0.8, linestyle=(0, (1, 1.5)))
-    left = float((axes.transData + axes.transAxes.inverted()).transform((x, axes.get_ylim()[0]))[0]) < 0.6
+    place = float((axes.transData + axes.transAxes.inverted()).transform((x, axes.get_ylim()[0]))[0])
+    wide = max(measured(line, SMALL) for line in text.split("\n")) + 0.1
+    left = (1 - place) * inches(axes)[0] > wide or place < 0.5
     axes.annotate(
         text, (x, 1.0), xycoords=("data", "axes fraction"), xytext=(4 if left else -4, -2), va="top",
         textcoords="offset points", ha="left" if left else "right", fontsize=SMALL, path_effects=halo(),
@@ -294,7 +296,7 @@ def _link(axes: Axes, row: Row, solved: Solved, best: NDArray[Any]) -> None:
     same = math.isclose(float(q[0]), float(row.p[best[0]]), rel_tol=1e-5)
     width = float(np.ptp(x)) or 1.0
     axes.set_xlim(float(x.min()) - 0.06 * width, float(x.max()) + (0.2 if same else 0.12) * width)
-    axes.set_ylim(0, 1.16 * max(float(row.p[best].max()), float(q.max())))
+    axes.set_ylim(0, 1.3 * max(float(row.p[best].max()), float(q.max())))
     axes.locator_params(axis="x", nbins=6)
     axes.set(xlabel=name, ylabel="probability")
     axes.set_title("From score to probability")
@@ -341,7 +343,7 @@ def _cut(axes: Axes, problem: Problem, solved: Solved, score: NDArray[Any], row:
     if cut is not None:
         eta = float(solved.solution.threshold)
         shift = "" if cut == eta else f" {'−' if cut < eta else '+'} {number(abs(cut - eta), 3)}"
-        text = f"kept if score > η{shift} = {number(cut)}"
+        text = f"kept above\nη{shift} = {number(cut)}"
     else:
         kept, dropped = score[solved.support], score[row.allowed & ~solved.support]
         if not dropped.size or float(dropped.max()) > float(kept.min()):
@@ -358,7 +360,7 @@ def _cut(axes: Axes, problem: Problem, solved: Solved, score: NDArray[Any], row:
 def _words(sheet: Axes, row: Row, solved: Solved) -> None:
     columns = (("Support", support_words(row, solved)), ("Spread", _spread_words(row, solved)),
                ("Certificate", certificate_words(solved)))  # fmt: skip
-    for (left, right), (heading, lines) in zip(((0.0, 2.2), (2.35, 4.5), (4.65, 7.16)), columns, strict=True):
+    for (left, right), (heading, lines) in zip(((0.0, 2.2), (2.35, 4.5), (4.65, 7.08)), columns, strict=True):
         sheet.plot([left, right], [0.0, 0.0], color=P_EDGE, linewidth=0.7, clip_on=False)
         write(sheet, left, 0.21, heading, fontsize=BASE, fontweight="bold")
         for line, text in enumerate(lines):

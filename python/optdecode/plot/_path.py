@@ -27,6 +27,7 @@ from optdecode.plot._style import (
     Page,
     fitted,
     halo,
+    inches,
     log_axis,
     measured,
     number,
@@ -318,7 +319,7 @@ def _arrow(axes: Axes, at: NDArray[Any], ink: str) -> None:
 
 def _name_spot(axes: Axes, text: str, here: NDArray[Any], path: NDArray[Any]) -> None:
     """Write what a spot of the triangle is, on that side of it where the path is furthest."""
-    inch = 1.0 / (axes.get_position().width * axes.figure.get_size_inches()[0])  # type: ignore[union-attr]
+    inch = 1.0 / inches(axes)[0]
     half = 0.5 * measured(text, SMALL) * inch
 
     def room(side: tuple[int, int]) -> float:

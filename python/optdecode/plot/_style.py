@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Width of a picture in inches: at the width of a page of documentation its text is as large as the page's.
 WIDTH = 8.0
-LEFT, RIGHT, HEADLINE = 0.70, 0.14, 0.62
+LEFT, RIGHT, HEADLINE = 0.70, 0.22, 0.62
 INK, MUTED, GRID, FAINT = "#1a1a1a", "#5f5f5f", "#e4e4e4", "#c8c8c8"
 #: q, the decoder's distribution, and the lighter p, the model's.
 Q_INK, P_INK, P_EDGE = "#1f4e79", "#d9d9d9", "#8a8a8a"
@@ -133,11 +133,13 @@ def measured(text: str, size: float, weight: str = "normal") -> float:
     """Return how wide a text is, in inches."""
     from matplotlib.figure import Figure
 
-    scratch = Figure(dpi=72)
-    return (
-        float(scratch.text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False).get_window_extent().width)
-        / 72
-    )
+    box = Figure(dpi=72).text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False).get_window_extent()
+    return 1.02 * float(box.width) / 72  # hinting differs with the resolution
+
+
+def inches(axes: Axes) -> tuple[float, float]:
+    """Return width and height of axes on the page."""
+    return axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
 
 
 def are_upright(texts: Sequence[str], width: float) -> bool:
@@ -157,6 +159,7 @@ def tidy(axes: Axes, grid: str = "both") -> None:
     """Give axes thin spines on two sides, a muted grid under the data and quiet ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
+    axes.grid(False)
     axes.grid(True, axis=grid, color=GRID, linewidth=0.6)  # type: ignore[arg-type]
     axes.minorticks_off()
     # Ticks are made when a figure is drawn, with whatever settings there are then: these say it now.
@@ -238,7 +241,7 @@ def percent(share: float) -> str:
     if share >= 1.0 - 5e-8:
         return "100 %"
     if share > 0.9995:
-        return f"{math.floor(share * 1e6) / 1e4:.4g} %"
+        return f"{math.floor(share * 1e4) / 100:.2f} %"
     return f"{100 * share:.1f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
 
 
