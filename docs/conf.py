@@ -1,4 +1,11 @@
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from make_figures import make_figures
+
+make_figures(Path(__file__).parent / "seeing.md")
 
 project = "optdecode"
 author = "the optdecode authors"

@@ -160,7 +160,7 @@ class TestDecoder:
         labels = {"list": FEW, "mapping": dict(enumerate(FEW)), "function": FEW.__getitem__}[kind]
         logits = np.array([-0.4, 1.0, 0.5])
         ticks = od.plot.decoder(od.softmax(), logits, labels=labels).axes[1].get_xticklabels()
-        assert [tick.get_text() for tick in ticks] == ["␣no", "maybe", "yes"]
+        assert [tick.get_text() for tick in ticks] == ["·no", "maybe", "yes"]
 
     def test_mask_anchor_and_allowed(self):
         logits, mask = ROWS["gaussian"], np.arange(200) % 2 == 0
@@ -445,7 +445,7 @@ class TestWords:
         assert [number(v) for v in (-0.5, 1e-16, 12345678.0, np.inf, -np.inf, np.nan, 0.0)] == [
             "−0.5", "1×10⁻¹⁶", "1.235×10⁷", "∞", "−∞", "undefined", "0",
         ]  # fmt: skip
-        assert [shown(v) for v in (" a\n", "", "  ", "$x$")] == ["␣a\\n", "(empty)", "␣␣", "$x$"]
+        assert [shown(v) for v in (" a\n", "", "  ", "$x$")] == ["·a\\n", "(empty)", "··", "$x$"]
         assert clipped("abcdefghij", 7) == "abcd…ij"
 
     def test_places_are_moved_apart_as_little_as_it_takes(self):

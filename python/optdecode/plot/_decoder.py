@@ -109,7 +109,7 @@ def decoder(
     >>> import numpy as np, optdecode as od
     >>> figure = od.plot.decoder(od.sparsemax(), np.array([1.0, 0.5, -2.0]))
     >>> [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-    ['The 3 best tokens: 100 % of q, 100 % of p', 'All tokens, by rank', 'From score to probability']
+    ['All 3 tokens: 100 % of q, 100 % of p', 'All tokens, by rank', 'From score to probability']
     """
     top = positive_int(_OWNER, "top", top, high=200)
     dec, logits = check_decoder(_OWNER, dec), one_row(_OWNER, logits)
@@ -162,7 +162,8 @@ def _bars(axes: Axes, row: Row, solved: Solved, best: NDArray[Any], texts: list[
     tidy(axes, "y")
     axes.set(xlim=(0.4, best.size + 0.6), ylim=(0, 1.04 * max(float(p.max()), float(q.max()))), ylabel="probability")
     axes.locator_params(axis="y", nbins=5)
-    which = f"The {best.size} best tokens" if best.size > 1 else "The best token"
+    few = f"All {best.size} tokens" if best.size == row.order.size else f"The {best.size} best tokens"
+    which = few if best.size > 1 else "The best token"
     axes.set_title(f"{which}: {percent(float(q.sum()))} of q, {percent(float(p.sum()))} of p")
     _token_ticks(axes, best.size, texts)
     axes.tick_params(axis="x", length=0)
@@ -360,7 +361,7 @@ def _cut(axes: Axes, problem: Problem, solved: Solved, score: NDArray[Any], row:
 def _words(sheet: Axes, row: Row, solved: Solved) -> None:
     columns = (("Support", support_words(row, solved)), ("Spread", _spread_words(row, solved)),
                ("Certificate", certificate_words(solved)))  # fmt: skip
-    for (left, right), (heading, lines) in zip(((0.0, 2.2), (2.35, 4.5), (4.65, 7.08)), columns, strict=True):
+    for (left, right), (heading, lines) in zip(((0.0, 2.2), (2.32, 4.4), (4.52, 7.08)), columns, strict=True):
         sheet.plot([left, right], [0.0, 0.0], color=P_EDGE, linewidth=0.7, clip_on=False)
         write(sheet, left, 0.21, heading, fontsize=BASE, fontweight="bold")
         for line, text in enumerate(lines):

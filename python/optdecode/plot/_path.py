@@ -320,22 +320,25 @@ def _arrow(axes: Axes, at: NDArray[Any], ink: str) -> None:
 def _name_spot(axes: Axes, text: str, here: NDArray[Any], path: NDArray[Any]) -> None:
     """Write what a spot of the triangle is, on that side of it where the path is furthest."""
     inch = 1.0 / inches(axes)[0]
-    half = 0.5 * measured(text, SMALL) * inch
+    half, tall = 0.5 * measured(text, SMALL) * inch, 0.07 * inch
 
-    def room(side: tuple[int, int]) -> float:
-        """Return how far the path is from the middle and the ends of the text, less what it stands out by."""
-        y = here[1] + 0.14 * side[1] * inch
-        x = here[0] + side[0] * (0.14 * inch + half)
-        spots = np.array([[x - half, y], [x, y], [x + half, y]])
-        distance = np.hypot(*(spots[:, None, :] - path[None, :, :]).T).min()
-        outside = max(0.0, -0.1 - (x - half), x + half - 1.1, 0.03 - y)
-        return float(min(distance, 0.12) - 10 * outside)
+    def place(side: tuple[float, float, float]) -> tuple[float, float]:
+        across, up, far = side
+        return float(here[0] + across * (far * inch + half)), float(here[1] + up * far * inch)
 
-    across, up = max(((1, 1), (-1, 1), (1, -1), (-1, -1)), key=room)
-    axes.annotate(
-        text, (float(here[0]), float(here[1])), xytext=(10 * across, 10 * up), textcoords="offset points",
-        ha="left" if across > 0 else "right", va="center", fontsize=SMALL, color=INK, annotation_clip=False,
-        path_effects=halo(), parse_math=False,
+    def room(side: tuple[float, float, float]) -> float:
+        """Return how far the text is from the path and within the page, less for being far from its spot."""
+        x, y = place(side)
+        aside = np.hypot(np.maximum(np.abs(path[:, 0] - x) - half, 0), np.maximum(np.abs(path[:, 1] - y) - tall, 0))
+        outside = max(0.0, -0.17 - (x - half), x + half - 1.15, 0.03 - y)
+        return min(float(aside.min()), 0.04) - 0.03 * side[2] - 10 * outside
+
+    around = [(1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (1, 0), (-1, 0), (0, -1)]
+    best = max(((across, up, far) for far in (0.14, 0.19, 0.26) for across, up in around), key=room)
+    x, y = place(best)
+    axes.text(
+        x, y, text, ha="center", va="center_baseline", fontsize=SMALL, color=INK, path_effects=halo(), parse_math=False,
+        zorder=6,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LABEL_WIDTH = 16
+_SPACE = "·"  # at the ends of a text, where a space is not seen
 
 
 def numbers(value: Any) -> NDArray[Any]:
@@ -166,9 +167,9 @@ def shown(text: Any) -> str:
     plain = str(text).replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     body = plain.strip(" ")
     if not body:
-        return "␣" * len(plain) or "(empty)"
+        return _SPACE * len(plain) or "(empty)"
     lead = len(plain) - len(plain.lstrip(" "))
-    return "␣" * lead + body + "␣" * (len(plain) - lead - len(body))
+    return _SPACE * lead + body + _SPACE * (len(plain) - lead - len(body))
 
 
 def token_texts(owner: str, labels: Any, ids: NDArray[Any], vocabulary: int) -> list[str] | None:

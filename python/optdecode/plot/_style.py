@@ -164,7 +164,18 @@ def tidy(axes: Axes, grid: str = "both") -> None:
     axes.minorticks_off()
     # Ticks are made when a figure is drawn, with whatever settings there are then: these say it now.
     axes.tick_params(
-        which="both", color=MUTED, labelcolor=INK, labelsize=TINY, width=0.6, length=2.5, pad=2.5, direction="out"
+        which="both",
+        bottom=True,
+        left=True,
+        labelbottom=True,
+        labelleft=True,
+        color=MUTED,
+        labelcolor=INK,
+        labelsize=TINY,
+        width=0.6,
+        length=2.5,
+        pad=2.5,
+        direction="out",
     )
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_offset_text().set_fontsize(TINY)
