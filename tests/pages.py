@@ -58,6 +58,12 @@ def line(axes: Axes, label: str) -> tuple[Any, Any]:
     return np.asarray(found.get_xdata(), dtype=float), np.asarray(found.get_ydata(), dtype=float)
 
 
+def points(axes: Axes, label: str) -> tuple[Any, Any]:
+    """Return the data of the one line with this label, without its breaks."""
+    x, y = line(axes, label)
+    return x[~np.isnan(x)], y[~np.isnan(x)]
+
+
 def looks(lines: list[Line2D]) -> list[tuple[Any, ...]]:
     """Return what is left of lines in black and white: dashes, marker, and whether the marker is hollow."""
     return [

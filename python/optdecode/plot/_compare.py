@@ -9,7 +9,7 @@ import numpy as np
 from optdecode._solution import raise_on_failure
 from optdecode._spec import positive_int
 from optdecode._status import Status
-from optdecode.plot._decoder import places_of
+from optdecode.plot._decoder import kept_curve, places_of
 from optdecode.plot._read import Row, Solved, named_decoders, one_row, read_row, shown, solve, token_texts
 from optdecode.plot._style import (
     HEADLINE,
@@ -202,12 +202,11 @@ def _all(axes: Axes, names: list[str], solved: list[Solved], row: Row) -> None:
     for place, (name, one) in enumerate(zip(names, solved, strict=True)):
         ink, dashes, marker = SERIES[place]
         kept = np.flatnonzero(one.support[row.order])
-        inside = np.intersect1d(places_of(n, kept), kept)
-        q = one.q[row.order][inside]
+        rank, q = kept_curve(places_of(n, kept), one.support[row.order], one.q[row.order])
         lowest = min([lowest, *q[q > _SMALLEST * peak].tolist()])
         axes.plot(
-            inside + 1, q, color=ink, linestyle=dashes, marker=marker, markerfacecolor="none" if place % 2 else ink,
-            markeredgewidth=1.1, label=name, markevery=_marked(inside, place, len(solved), few),
+            rank, q, color=ink, linestyle=dashes, marker=marker, markerfacecolor="none" if place % 2 else ink,
+            markeredgewidth=1.1, label=name, markevery=_marked(rank, place, len(solved), few),
             **_sizes(place, len(solved)),
         )  # fmt: skip
     tidy(axes)
@@ -222,13 +221,13 @@ def _all(axes: Axes, names: list[str], solved: list[Solved], row: Row) -> None:
     axes.set_title("All tokens, by rank")
 
 
-def _marked(inside: NDArray[Any], place: int, total: int, few: bool) -> Any:
+def _marked(rank: NDArray[Any], place: int, total: int, few: bool) -> Any:
     """Return which points get a marker: the first and the last kept, and on the way some that no other series has."""
-    if few or inside.size < 3:
+    if few or rank.size < 3 or np.isnan(rank).any():
         return None
-    apart = np.geomspace(1.0, float(inside[-1] + 1), 5)[1:-1] * (float(inside[-1] + 1) ** (0.2 * place / total))
-    some = np.searchsorted(inside + 1, np.minimum(apart, inside[-1] + 1))
-    return sorted({0, int(inside.size - 1), *(int(i) for i in some if i < inside.size)})
+    apart = np.geomspace(1.0, rank[-1], 5)[1:-1] * rank[-1] ** (0.2 * place / total)
+    some = np.searchsorted(rank, np.minimum(apart, rank[-1]))
+    return sorted({0, rank.size - 1, *some.tolist()})
 
 
 def _table(sheet: Axes, names: list[str], solved: list[Solved], row: Row) -> None:

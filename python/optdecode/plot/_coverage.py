@@ -126,9 +126,10 @@ def coverage(
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
-def _coverage_term(dec: Decoder) -> Coverage | None:
+def _coverage_term(dec: Decoder) -> Any:
+    """Return the term that rewards coverage, which is the one with a budget; None if there is none."""
     terms = () if dec.problem.regularizer is None else dec.problem.regularizer.terms()
-    return next((term for _, term in terms if isinstance(term, Coverage)), None)
+    return next((term for _, term in terms if hasattr(term, "budget")), None)
 
 
 def _read_budgets(budgets: Any) -> list[int]:
@@ -165,7 +166,7 @@ def _read_weights(weights: Any, row: Row, logits: Any) -> tuple[NDArray[Any], st
 
 
 def _laws(
-    dec: Decoder, term: Coverage | None, logits: Any, mask: Any, anchor: Any, row: Row
+    dec: Decoder, term: Any, logits: Any, mask: Any, anchor: Any, row: Row
 ) -> dict[str, tuple[NDArray[Any], str]]:
     """Return what is drawn from, and how, by name."""
     q = solve(dec, logits, mask, anchor).q
@@ -189,7 +190,7 @@ def _covered(q: NDArray[Any], kind: str, counts: list[int], p: NDArray[Any], wei
     return np.array(columns).T
 
 
-def _marked(term: Coverage | None, counts: list[int]) -> int:
+def _marked(term: Any, counts: list[int]) -> int:
     """Return which K the numbers are given for: the decoder's own, or the one next to 8."""
     wanted = 8 if term is None else term.budget
     return min(range(len(counts)), key=lambda i: abs(np.log(counts[i] / wanted)))
@@ -199,7 +200,7 @@ def _marked(term: Coverage | None, counts: list[int]) -> int:
 
 
 def _draw(
-    drawn: dict[str, NDArray[Any]], counts: list[int], at: int, term: Coverage | None, best: list[Any], unit: str,
+    drawn: dict[str, NDArray[Any]], counts: list[int], at: int, term: Any, best: list[Any], unit: str,
     row: Row, title: str, figure: Any,
 ) -> Figure:  # fmt: skip
     table = HEADLINE + 0.34 + _PANEL + 0.66

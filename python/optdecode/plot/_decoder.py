@@ -201,9 +201,9 @@ def _curves(axes: Axes, row: Row, solved: Solved) -> None:
     ranks = places + 1
     axes.plot(ranks, p[places], color=P_EDGE, linestyle=(0, (4, 2)), linewidth=1.4, marker="o" if few else "",
               markerfacecolor="white", label="p", **marks)  # fmt: skip
-    inside = places[np.isin(places, kept)]
-    dots = "o" if inside.size <= 40 else ""
-    axes.plot(inside + 1, q[inside], color=Q_INK, linewidth=1.6, marker=dots, label="q", **marks)
+    rank, values = kept_curve(places, solved.support[row.order], q)
+    dots = "o" if kept.size <= 40 else "." if np.isnan(rank).any() else ""
+    axes.plot(rank, values, color=Q_INK, linewidth=1.6, marker=dots, label="q", **marks)
     tidy(axes)
     if few:
         axes.set_xlim(0.6, n + 0.4 + 0.06 * n)
@@ -224,6 +224,15 @@ def places_of(n: int, kept: NDArray[Any]) -> NDArray[Any]:
     ends = kept[[0, -1]] if kept.size else kept
     some = kept if kept.size <= _CURVE_POINTS else kept[even[even < kept.size]]
     return np.unique(np.concatenate([np.arange(40), even, ends, some]))
+
+
+def kept_curve(places: NDArray[Any], support: NDArray[np.bool_], q: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return ranks and probabilities of the kept ones of some places, with a break where tokens between are dropped."""
+    inside = places[support[places]]
+    passed = np.cumsum(support)[inside]  # kept tokens up to each place
+    broken = np.flatnonzero(np.diff(passed) != np.diff(inside)) + 1
+    rank = np.insert((inside + 1).astype(np.float64), broken, np.nan)
+    return rank, np.insert(q[inside].astype(np.float64), broken, np.nan)
 
 
 def _curve_names(axes: Axes, n: int, p: NDArray[Any], q: NDArray[Any], kept: NDArray[Any]) -> None:
@@ -378,12 +387,16 @@ def support_words(row: Row, solved: Solved) -> list[str]:
 
 
 def _why(row: Row, solved: Solved) -> str:
+    """Return what chose the support."""
     problem = solved.decoder.problem
-    if problem.support is not None and solved.size < row.vocabulary:
-        return "chosen by rule, from the scores"
     if solved.size == row.order.size:
         return "none is dropped"
-    return "the threshold η decides" if problem.regularizer is not None else "the best score takes all"
+    if problem.regularizer is None:
+        return "the best score takes all"
+    if threshold_score(problem, solved, scores_of(problem, row)[0], row) is not None:
+        return "the threshold η decides"
+    rules = () if problem.support is None else problem.support.members()
+    return "chosen by rule, from the scores" if any(rules) else "the optimum itself is sparse"
 
 
 def _spread_words(row: Row, solved: Solved) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from optdecode._decoder import Decoder
 from optdecode.errors import ProblemError
-from optdecode.regularizers import Coverage, Regularizer
+from optdecode.regularizers import Regularizer
 from optdecode.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _setters(decoder: Decoder) -> dict[str, list[_Setter]]:
     put(problem, lambda part: replace(decoder, problem=part))
     put(solver, lambda part: replace(decoder, solver=part))
     for place, (scale, term) in enumerate(() if problem.regularizer is None else problem.regularizer.terms()):
-        name, sign = ("beta_bar", -1.0) if isinstance(term, Coverage) else ("lam", 1.0)
+        name, sign = ("beta_bar", -1.0) if hasattr(term, "budget") else ("lam", 1.0)
         found.setdefault(name, []).append(partial(_scaled, decoder, place, sign))
         put(term, partial(_with_term, decoder, place, scale))
     members = () if problem.support is None else problem.support.members()
