@@ -204,10 +204,13 @@ def _all(axes: Axes, names: list[str], solved: list[Solved], row: Row) -> None:
         kept = np.flatnonzero(one.support[row.order])
         rank, q = kept_curve(places_of(n, kept), one.support[row.order], one.q[row.order])
         lowest = min([lowest, *q[q > _SMALLEST * peak].tolist()])
+        sizes = _sizes(place, len(solved))
+        if np.isnan(rank).any() and rank.size > 60:  # a mark at every token, as some stand alone
+            sizes["markersize"] = 2.0
         axes.plot(
             rank, q, color=ink, linestyle=dashes, marker=marker, markerfacecolor="none" if place % 2 else ink,
             markeredgewidth=1.1, label=name, markevery=_marked(rank, place, len(solved), few),
-            **_sizes(place, len(solved)),
+            **sizes,
         )  # fmt: skip
     tidy(axes)
     low = min(0.7 * lowest, peak / 12)

@@ -256,8 +256,10 @@ def _contours(axes: Axes, decoder: Decoder, row: Row, ids: NDArray[Any], where: 
     i, j = np.meshgrid(np.arange(steps + 1), np.arange(steps + 1), indexing="ij")
     inside = i + j <= steps
     q = np.column_stack([i[inside], j[inside], steps - i[inside] - j[inside]]) / steps
-    if anchor_of(decoder, None):
-        return None
+    support = decoder.problem.support
+    members = [] if support is None else [m for m in support.members() if not isinstance(m, Allowed)]
+    if anchor_of(decoder, None) or not all(member.rules() or member.chains() for member in members):
+        return None  # a constraint that is no rule bends the objective
     own = read_row(decoder, row.logits, row.allowed, None)  # its p, at the last temperature
     height = objective(decoder, own, ids, q)
     if height is None or not np.isfinite(height).all() or np.ptp(height) == 0:
@@ -266,8 +268,7 @@ def _contours(axes: Axes, decoder: Decoder, row: Row, ids: NDArray[Any], where: 
     x, y = (q @ CORNERS).T
     thin: dict[str, Any] = {"colors": "#bdbdbd", "linewidths": 0.6, "linestyles": "solid", "zorder": 1.5}
     axes.tricontour(x, y, height, levels=levels.tolist(), **thin)
-    members = () if decoder.problem.support is None else decoder.problem.support.members()
-    face = " (whole simplex)" if any(not isinstance(member, Allowed) for member in members) else ""
+    face = " (whole simplex)" if members else ""
     return f"contours: the objective at {where}{face}"
 
 
