@@ -1,7 +1,7 @@
 """Best-of-K against an interior-point solver, closed forms, limits with their rates, and mirror ascent.
 
-Everything that an expected value is made of is written out in `coverage_problems` or here, on the problem as a user states
-it. The solvers are both backends, in float64, unless a test says otherwise.
+Everything that an expected value is made of is written out in `coverage_problems` or here, on the problem as a user
+states it. The solvers are both backends, in float64, unless a test says otherwise.
 """
 
 import contextlib
@@ -196,7 +196,7 @@ def test_ten_thousand_draws_cover_what_is_likely_anyhow(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(10))
 def test_a_vanishing_anchor_is_waterfilling(seed, backend):
-    """The optimum at lam is worth, without the anchor, at most lam KL(q_0 || r) less than the waterfilling optimum q_0."""
+    """Without the anchor the optimum at lam is worth at most lam KL(q_0 || r) less than q_0, that of waterfilling."""
     problem = random_problem(seed, budget=(2, 3, 8, 64)[seed % 4]).but(anchor=None)
     problem = problem.but(beta_bar=1.0 + problem.beta_bar, score_weight=abs(problem.score_weight) + 0.2)
     water = problem.but(lam=0.0)
@@ -232,9 +232,17 @@ def test_a_strong_anchor_is_the_anchor_on_the_face(seed, backend):
         assert np.ptp(moved) <= most / lam * (1 + 1e-9) + 1e-13 * (1.0 + np.abs(log_r).max())
         assert np.abs(np.expm1(moved)).max() <= np.expm1(most / lam) + 1e-12
         assert not np.asarray(solution.probs)[~keep].any()
-    # At a fixed beta the coverage term does not go away.
-    assert np.ptp(problem.but(lam=1e7, beta_bar=1e7, weights=np.arange(1.0, 1.0 + problem.x.size), per_call=False)
-                  .solve(backend=backend).log_probs - problem.log_r) > 0.5 or problem.x.size == 1  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_at_a_fixed_beta_a_strong_anchor_leaves_the_coverage(backend):
+    """With lam -> infinity and beta_bar = lam beta, log q = log p + beta K w (1 - q)^(K-1) + constant."""
+    x, w, beta = np.array([1.0, 0.0, -1.0, 2.0]), np.array([0.0, 1.0, 3.0, 1.0]), 0.5
+    problem = BestOfK(x, 8, 1e9, 1e9 * beta, w)
+    log_q = np.asarray(problem.solve(backend=backend).log_probs)
+    tilt = log_q - problem.log_p - beta * 8 * w * (1.0 - np.exp(log_q)) ** 7
+    assert np.ptp(log_q - problem.log_p) > 1.0
+    assert np.ptp(tilt) <= 1e-8
 
 
 # ------------------------------------------------------------------------------------------------------- mirror ascent
