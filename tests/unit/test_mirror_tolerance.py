@@ -97,6 +97,24 @@ def test_hard_rows_arrive_or_say_that_they_do_not(size, backend):
     assert arrived.all(), [kind for kind, ok in zip(ROW_KINDS, arrived, strict=True) if not ok]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_without_mass_cannot_hold_a_row_back(backend):
+    """What e^-2000 could gain is nothing, though its slope is 40 lam above the others; slopes near 1e30 are noise."""
+    problem = BestOfK(np.array([0.0, -1.0, -2000.0]), 8, 0.5, 2.5, np.array([0.0, 0.0, 1.0]), score_weight=0.0)
+    assert gap(problem, problem.log_p) == pytest.approx(20.0)
+    solution = problem.solve(ascent(), backend=backend)
+    assert (solution.status, int(solution.iterations)) == (od.Status.OK, 0)
+    assert solution.certificate().gap <= 1e-15
+    # If it can have mass it does hold the row back: there is more to gain than its weight in the anchor.
+    mass = problem.but(x=np.array([0.0, -1.0, -30.0])).solve(ascent(), backend=backend)
+    assert (mass.status, int(mass.iterations) > 10) == (od.Status.OK, True)
+    assert mass.probs[2] > 0.05
+    huge = np.stack([make_row("huge", 50, seed=seed) * 0.7 for seed in range(20)])
+    solution = od.best_of_k(beta=0.0, lam=0.3, solver=ascent())(huge, backend=backend)
+    assert (np.asarray(solution.status) == od.Status.OK).all()
+    assert (np.asarray(solution.iterations) <= 2).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("weights", ["model", "uniform"])
 def test_long_rows_are_solved_in_double_precision(weights, dtype):
