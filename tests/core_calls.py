@@ -41,6 +41,7 @@ def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
         "anchor": "model" if anchored else "none",
         "steps": 5,
         "eta": None,
+        "tolerance": None,
         "supports": [("top_k", 3, False)] if kind == "face_softmax" else [],
         "chains": [],
         "allowed": None,

@@ -77,10 +77,16 @@ def coverage_decoders() -> list[od.Decoder]:
 
 
 def mirror_decoders() -> list[od.Decoder]:
-    """Algorithm 1 with its own and with the guaranteed step size."""
+    """Algorithm 1 with its own and with the guaranteed step size, without a KL term, at the paper's settings."""
     runs = [(steps, eta) for steps in (1, 5, 20) for eta in (0.1, 1.0, "auto")]
     plain = [od.best_of_k(8, beta=0.5, lam=0.5, solver=od.MirrorAscent(steps, eta)) for steps, eta in runs]
-    return [*plain, od.best_of_k(64, beta_bar=1.0, lam=0.0, weights="uniform", solver=od.MirrorAscent(5, 0.3))]
+    plain.append(od.best_of_k(8, beta=0.5, lam=0.5, solver=od.MirrorAscent(10_000, "auto", tolerance=1e-7)))
+    linear = [
+        od.best_of_k(64, beta_bar=1.0, lam=0.0, weights="uniform", solver=od.MirrorAscent(5, 0.3)),
+        od.best_of_k(lam=0.0, beta_bar=1.0, solver=od.MirrorAscent(5, 0.3)).twin(),
+    ]
+    paper = [od.paper_best_of_k(0.05, 0.5, 0.9), od.paper_best_of_k(scores="tempered", model="raw", weights="rank")]
+    return [*plain, *linear, *paper]
 
 
 def all_decoders() -> list[od.Decoder]:

@@ -27,6 +27,7 @@ from optdecode.presets import best_of_k as best_of_k
 from optdecode.presets import entmax as entmax
 from optdecode.presets import greedy as greedy
 from optdecode.presets import min_p as min_p
+from optdecode.presets import paper_best_of_k as paper_best_of_k
 from optdecode.presets import softmax as softmax
 from optdecode.presets import sparsemax as sparsemax
 from optdecode.presets import top_k as top_k

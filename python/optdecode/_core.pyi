@@ -61,6 +61,7 @@ class Plan:
         anchor: str,
         steps: int,
         eta: float | None,
+        tolerance: float | None,
         supports: list[tuple[str, float, bool]],
         chains: list[list[tuple[str, float, bool]]],
         allowed: NDArray[np.uint32] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +29,7 @@ from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
 from optdecode.errors import ProblemError
-from optdecode.regularizers import KL, Coverage, combine
+from optdecode.regularizers import Coverage, combine
 from optdecode.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -237,34 +238,50 @@ class Decoder(Spec):
         Returns
         -------
         Decoder
-            The comparison that isolates the coverage term.
+            The comparison that isolates the coverage term: same scores, anchor, lam and solver. Mirror ascent takes
+            as many steps of the same size (``eta="auto"`` those of its own 1 / L = 1 / lam, of which one is enough).
+
+        Examples
+        --------
+        >>> import optdecode as od
+        >>> od.best_of_k(8, lam=0.2, solver=od.MirrorAscent(steps=5, eta=1.0)).twin()
+        Decoder(problem=Problem(regularizer=0.2 * KL()), solver=MirrorAscent())
         """
         terms = () if self.problem.regularizer is None else self.problem.regularizer.terms()
         rest = tuple((a, term) for a, term in terms if not isinstance(term, Coverage))
-        if self.solver is not None and not rest:
-            raise ProblemError(
-                "twin: mirror ascent at lam=0 has no exact twin; it is softmax with weight steps * eta on s"
-            )
         return replace(self, problem=replace(self.problem, regularizer=combine(rest) if rest else None))
 
     def effective_temperature(self) -> float:
-        """Return the temperature at which plain softmax equals this decoder's twin.
+        r"""Return the temperature at which plain softmax equals this decoder's twin.
 
         Returns
         -------
         float
             In units of the logits; 0 where the twin is greedy.
 
+        Notes
+        -----
+        The twin is :math:`q \propto p \, e^{a w_s s}` with :math:`a = 1 / \lambda` at the optimum and
+        :math:`a_J = (1 - (1 - \eta\lambda)^J) / \lambda` after J steps of mirror ascent (:math:`\eta J` at
+        :math:`\lambda = 0`), so with :math:`p = \mathrm{softmax}(x / T)` the temperature is
+        :math:`1 / (1/T + a w_s)` for scores x and :math:`T / (1 + a w_s)` for scores x / T. With a tolerance it is the
+        one after all steps; a row that stops before is within the tolerance of it.
+
         Raises
         ------
         ProblemError
-            The twin is no softmax of the logits (given anchor, sparse regularizer).
+            The twin is no softmax of the logits (given anchor, sparse regularizer), or it is uniform.
+
+        Examples
+        --------
+        >>> import optdecode as od
+        >>> round(od.best_of_k(lam=0.1, temperature=0.9).effective_temperature(), 6)  # 0.9 / 11
+        0.081818
         """
         twin = self.twin()
         plan = twin.plan
         if plan.kind is PlanKind.ARGMAX:
             return 0.0
-        kl = twin.problem.regularizer is not None and isinstance(twin.problem.regularizer.terms()[0][1], KL)
         softmax_like = plan.kind in (
             PlanKind.SOFTMAX,
             PlanKind.FACE_SOFTMAX,
@@ -273,14 +290,30 @@ class Decoder(Spec):
         )
         if plan.anchor == "given" or not softmax_like:
             raise ProblemError(f"effective_temperature: {twin!r} is no softmax of the logits")
-        factor = 1.0 / plan.lam
-        if plan.kind is PlanKind.MIRROR and plan.eta is not None:
-            factor = (1.0 - (1.0 - plan.eta * plan.lam) ** plan.steps) / plan.lam
-        score = plan.score_weight * factor * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
-        inverse = score + (1.0 / plan.temperature if kl else 0.0)
+        score = plan.score_weight * _factor_on_scores(plan) * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
+        inverse = score + (1.0 / plan.temperature if plan.anchor == "model" else 0.0)
         if inverse == 0.0:
             raise ProblemError("effective_temperature: the twin is the uniform distribution (infinite temperature)")
         return 1.0 / inverse
+
+
+def _factor_on_scores(plan: Plan) -> float:
+    """Return a of the distribution q = r exp(a s): what a plan without coverage makes of its anchor r."""
+    if plan.kind is not PlanKind.MIRROR:
+        return 1.0 / plan.lam
+    if plan.lam == 0.0:  # eta None: 1 where L = 0
+        return plan.steps * (1.0 if plan.eta is None else plan.eta)
+    # (1 - (1 - eta lam)^J) / lam without the cancellation of a small eta lam; "auto" is there after one step.
+    moved = 1.0 if plan.eta is None else plan.eta * plan.lam
+    if moved < 1.0:
+        return -math.expm1(plan.steps * math.log1p(-moved)) / plan.lam
+    try:
+        return (1.0 - (1.0 - moved) ** plan.steps) / plan.lam
+    except OverflowError:
+        raise ProblemError(
+            f"effective_temperature: {plan.steps} mirror steps of eta={plan.eta:g} diverge at lam={plan.lam:g}; "
+            "take eta < 2 / lam"
+        ) from None
 
 
 @dataclass(frozen=True)

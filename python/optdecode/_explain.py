@@ -25,5 +25,7 @@ def describe(problem: Problem, plan: Plan) -> str:
     lines.append(f"plan        {plan.kind.name}: {plan.kind.method}")
     if plan.kind is PlanKind.MIRROR:
         eta = "1 / L" if plan.eta is None else f"{plan.eta:g}"
-        lines.append(f"steps       {plan.steps} of size {eta}, from the anchor")
+        until = "" if plan.tolerance is None else f", until the gap is at most {plan.tolerance:g} lam"
+        count = f"{plan.steps}" if plan.tolerance is None else f"at most {plan.steps}"
+        lines.append(f"steps       {count} of size {eta}, from the anchor{until}")
     return "\n".join(lines)

@@ -54,7 +54,7 @@ _METHODS = {
     PlanKind.THRESHOLD_TSALLIS: "entmax threshold: finite search for alpha 1.5 and 2, safeguarded Newton otherwise",
     PlanKind.COVERAGE_DUAL: "exact scalar dual: Newton on the normaliser, one monotone root a token",
     PlanKind.COVERAGE_WATERFILL: "exact waterfilling (lam = 0): one monotone root, sparse",
-    PlanKind.MIRROR: "mirror ascent, a fixed number of steps",
+    PlanKind.MIRROR: "mirror ascent from the anchor (Algorithm 1 of arXiv:2602.18292)",
 }
 
 
@@ -76,8 +76,8 @@ class Plan:
         The coverage term; ``weights`` is ``"model"``, ``"uniform"``, ``"rank"``, ``"support"`` or ``"array"``.
     anchor : str
         ``"none"``, ``"model"`` or ``"given"``.
-    steps, eta
-        Mirror ascent; eta None is 1 / L.
+    steps, eta, tolerance
+        Mirror ascent; eta None is 1 / L; tolerance, in lam, None for exactly `steps` steps.
     supports : tuple of Rule
         (rule, parameter, measured on raw logits).
     chains : tuple of tuple of Rule
@@ -100,6 +100,7 @@ class Plan:
     anchor: str = "none"
     steps: int = 0
     eta: float | None = None
+    tolerance: float | None = None
     supports: tuple[Rule, ...] = ()
     chains: tuple[tuple[Rule, ...], ...] = ()
     allowed: tuple[int, ...] | None = None
@@ -260,14 +261,20 @@ def _no_plan(regularizer: Regularizer | None) -> str:
 
 
 def _by_mirror(plan: Plan, solver: MirrorAscent) -> Plan:
-    mirror_kinds = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.ANCHORED_SOFTMAX)
+    # ARGMAX here: no regularizer at all, a linear objective.
+    mirror_kinds = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.ANCHORED_SOFTMAX, PlanKind.ARGMAX)
     if plan.kind not in mirror_kinds:
         raise ProblemError(
             f"MirrorAscent solves a * KL(anchor) - b * Coverage(...); the plan of this problem is {plan.kind.name}"
         )
+    if solver.tolerance is not None and plan.lam == 0.0:
+        raise ProblemError(
+            f"MirrorAscent: tolerance is measured in lam, and this problem has lam = 0; got {solver.tolerance:g}. "
+            "Leave it out, for exactly `steps` steps"
+        )
     eta = None if solver.eta == "auto" else float(solver.eta)
     anchor = "model" if plan.anchor == "none" else plan.anchor
-    return replace(plan, kind=PlanKind.MIRROR, steps=solver.steps, eta=eta, anchor=anchor)
+    return replace(plan, kind=PlanKind.MIRROR, steps=solver.steps, eta=eta, tolerance=solver.tolerance, anchor=anchor)
 
 
 def _to_argmax(plan: Plan) -> Plan:

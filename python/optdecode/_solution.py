@@ -46,7 +46,7 @@ class Solution:
     kept_mass : float64 array, shape (...)
         Model mass of the support.
     iterations : int64 array, shape (...)
-        Steps of the outer root find or of mirror ascent; 0 for closed forms.
+        Steps of the outer root find or of mirror ascent (as many as a row took); 0 for closed forms.
     status : Status, or int64 array of shape (...)
         What became of each row.
     backend : str

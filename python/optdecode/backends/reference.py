@@ -241,7 +241,7 @@ def _solve_row(
         found.log_q,
         _scalars(plan, face, found, shift),
         found.iterations,
-        Status.OK,
+        Status.OK if found.accurate else Status.REDUCED_ACCURACY,
     )
 
 

@@ -50,6 +50,7 @@ def _compile(plan: Plan) -> _core.Plan:
         anchor=plan.anchor,
         steps=plan.steps,
         eta=plan.eta,
+        tolerance=plan.tolerance,
         supports=list(plan.supports),
         chains=[list(chain) for chain in plan.chains],
         allowed=None if plan.allowed is None else np.array(plan.allowed, dtype=np.uint32),

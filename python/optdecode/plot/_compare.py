@@ -9,7 +9,7 @@ import numpy as np
 from optdecode._solution import raise_on_failure
 from optdecode._spec import positive_int
 from optdecode._status import Status
-from optdecode.plot._decoder import kept_curve, places_of
+from optdecode.plot._curves import kept_curve, places_of
 from optdecode.plot._read import Row, Solved, named_decoders, one_row, read_row, shown, solve, token_texts
 from optdecode.plot._style import (
     HEADLINE,

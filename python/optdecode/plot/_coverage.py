@@ -11,7 +11,7 @@ from optdecode import presets
 from optdecode._decoder import Decoder
 from optdecode._spec import positive_int
 from optdecode.errors import ProblemError, ShapeError
-from optdecode.plot._decoder import mark_cut, name_ends
+from optdecode.plot._curves import mark_cut, name_ends
 from optdecode.plot._read import Row, check_decoder, numbers, one_row, read_row, shown, solve, spelled
 from optdecode.plot._style import (
     HEADLINE,

@@ -11,7 +11,7 @@ import numpy as np
 from optdecode._decoder import Decoder
 from optdecode._solution import raise_on_failure
 from optdecode.errors import ProblemError, ShapeError
-from optdecode.plot._decoder import name_ends
+from optdecode.plot._curves import name_ends
 from optdecode.plot._objective import objective
 from optdecode.plot._parameters import SYMBOLS, default_values, setter
 from optdecode.plot._read import Row, anchor_of, named_decoders, numbers, one_row, read_row, shown, solve, token_texts

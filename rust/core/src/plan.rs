@@ -73,10 +73,13 @@ pub enum Objective {
         lam: f64,
         /// The coverage term.
         coverage: Coverage,
-        /// Number of steps J.
+        /// Number of steps J; the most there are, with a tolerance.
         steps: u32,
         /// Step size; `None` is 1/L with the relative smoothness L of the objective.
         eta: Option<f64>,
+        /// Positive: stop once the Frank-Wolfe gap is at most this many lam, `lam > 0`; a row that is not there after `steps` is of
+        /// reduced accuracy. `None` takes exactly `steps`.
+        tolerance: Option<f64>,
     },
 }
 

@@ -38,7 +38,7 @@ type RuleTuple = (String, f64, bool);
 impl Plan {
     #[new]
     #[pyo3(signature = (kind, *, temperature, score_weight, raw_scores, lam, alpha, beta_bar, budget, weights,
-                        weight_values, weight_supports, anchor, steps, eta, supports, chains, allowed))]
+                        weight_values, weight_supports, anchor, steps, eta, tolerance, supports, chains, allowed))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         kind: &str,
@@ -55,6 +55,7 @@ impl Plan {
         anchor: &str,
         steps: &Bound<'_, PyAny>,
         eta: Option<f64>,
+        tolerance: Option<f64>,
         supports: Vec<RuleTuple>,
         chains: Vec<Vec<RuleTuple>>,
         allowed: Option<Bound<'_, PyAny>>,
@@ -101,6 +102,7 @@ impl Plan {
                     eta: eta
                         .map(|eta| number("eta", eta, "finite and > 0", |x| x > 0.0))
                         .transpose()?,
+                    tolerance: tolerance.map(|most| gap_in_lam(most, lam)).transpose()?,
                 },
                 _ => return Err(one_of("kind", kind, &KINDS)),
             };
@@ -139,6 +141,14 @@ fn number(name: &str, number: f64, allowed: &str, check: impl Fn(f64) -> bool) -
     let fine = number.is_finite() && check(number);
     fine.then_some(number)
         .ok_or_else(|| value(format!("{name} must be {allowed}; got {number}")))
+}
+
+/// A tolerance, which is measured in lam.
+fn gap_in_lam(tolerance: f64, lam: f64) -> PyResult<f64> {
+    match lam > 0.0 {
+        true => number("tolerance", tolerance, "finite and > 0", |x| x > 0.0),
+        false => Err(value("tolerance must be None where lam = 0, its unit")),
+    }
 }
 
 fn one_of(name: &str, given: &str, names: &[&str]) -> PyErr {

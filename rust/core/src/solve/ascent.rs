@@ -78,13 +78,15 @@ pub(super) fn from_mirror(
     Ok(climber.few(cut).or_else(|| climber.many(cut)))
 }
 
-/// The ascent, if f32 bears it.
+/// The ascent, if f32 bears it and the number of steps is known.
 fn problem(plan: &Plan, budget: u32, by_model: bool, heaviest: f64) -> Option<Problem> {
+    // What f32 knows of a gap ends far above any tolerance that is asked for.
     let Objective::Mirror {
         lam,
         ref coverage,
         steps,
         eta,
+        tolerance: None,
     } = plan.objective
     else {
         return None;

@@ -232,7 +232,22 @@ fn dispatch(objective: &Objective, face: &Face, term: Term, scratch: &mut Scratc
         Objective::Tsallis { lam, alpha } => tsallis::steep(lam, alpha, face, scratch, answer),
         Objective::Coverage { lam, .. } if lam > 0.0 => coverage::solve(lam, term, face, scratch, answer),
         Objective::Coverage { .. } => waterfill::solve(term, face, scratch, answer),
-        Objective::Mirror { lam, steps, eta, .. } => mirror::solve(lam, term, steps, eta, face, answer),
+        Objective::Mirror {
+            lam,
+            steps,
+            eta,
+            tolerance,
+            ..
+        } => {
+            let ascent = mirror::Ascent {
+                lam,
+                term,
+                steps,
+                eta,
+                tolerance,
+            };
+            mirror::solve(&ascent, face, &mut scratch.values, answer)
+        }
     }
 }
 
