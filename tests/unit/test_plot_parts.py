@@ -52,7 +52,8 @@ class TestWords:
         "dec",
         [
             od.softmax(), od.softmax(0.7), od.top_k(20), od.top_p(0.9), od.min_p(0.05), od.sparsemax(), od.entmax(1.5),
-            od.best_of_k(budget=8, beta=1.0, lam=1.0), od.greedy(), od.top_k(5, temperature=0.5).subject_to(od.MinP(0.1), od.PLess()),
+            od.best_of_k(budget=8, beta=1.0, lam=1.0), od.greedy(),
+            od.top_k(5, temperature=0.5).subject_to(od.MinP(0.1), od.PLess()),
             od.entmax(1.0),
             od.best_of_k(budget=3, beta_bar=0.3, lam=0.0), od.best_of_k(), od.softmax().subject_to(od.Allowed([3, 5])),
             od.best_of_k(weights="rank", score_weight=0.0, anchor="given", scores="raw", temperature=2.0),
