@@ -28,7 +28,7 @@ numpydoc_show_inherited_class_members = False
 
 def setup(app):
     """Draw the pictures anew before pages are read."""
-    sys.path.insert(0, app.srcdir)
+    sys.path.insert(0, str(app.srcdir))
     from make_figures import make_figures
 
     app.connect("builder-inited", lambda app: make_figures(Path(app.srcdir) / "seeing.md"))
