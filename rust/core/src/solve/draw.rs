@@ -154,6 +154,10 @@ fn reach(plan: &Plan) -> Option<Reach> {
     if !rises || plan.allowed.is_some() || plan.anchor != anchor {
         return None;
     }
+    // What is best on a face without the best token is another, and there may be none.
+    if !plan.supports.iter().all(|support| support.rule.keeps_best()) {
+        return None;
+    }
     let mut reach = Reach {
         offset: f64::NEG_INFINITY,
         first: usize::MAX,
@@ -161,8 +165,8 @@ fn reach(plan: &Plan) -> Option<Reach> {
         measures: false,
     };
     match plan.objective {
-        // Every support keeps the best token.
-        Objective::Argmax => return Some(Reach { first: 1, ..reach }),
+        Objective::Argmax if plan.keeps_best() => return Some(Reach { first: 1, ..reach }),
+        Objective::Argmax => {}
         Objective::Softmax { .. } | Objective::AnchoredSoftmax { .. } => {}
         Objective::Quadratic { lam } => reach.sparse = Some(Sparse::new(plan, lam, 2.0)?),
         Objective::Tsallis { lam, alpha } => reach.sparse = Some(Sparse::new(plan, lam, alpha)?),

@@ -101,7 +101,8 @@ pub(crate) fn intersect(plan: &Plan, tempered: &Measure<'_>, scratch: &mut CutSc
 /// Whether a rule is about sums over all tokens.
 pub(crate) fn needs_mass(rule: Rule) -> bool {
     match rule {
-        Rule::TopP(p) => p < 1.0,
+        Rule::TopP(p) | Rule::Typical(p) => p < 1.0,
+        Rule::TopH(alpha) => alpha < 1.0,
         Rule::PLess | Rule::Epsilon(_) | Rule::Eta(_) | Rule::TopNSigma(_) => true,
         Rule::TopK(_) | Rule::MinP(_) => false,
     }
@@ -165,7 +166,9 @@ impl Measure<'_> {
         }
         Some(match rule {
             Rule::TopK(k) => self.top_k(k.max(1), scratch)?,
-            Rule::TopP(p) if p >= 1.0 => Cut::ALL,
+            Rule::TopP(p) | Rule::Typical(p) | Rule::TopH(p) if p >= 1.0 => Cut::ALL,
+            // Part of what follows.
+            Rule::Typical(_) | Rule::TopH(_) => return None,
             Rule::TopP(p) => nucleus::top_p(p, within, self, &mut scratch.candidates, &mut scratch.nucleus),
             Rule::MinP(rho) if rho <= 0.0 => Cut::ALL,
             // The very sum that the rule compares with.
