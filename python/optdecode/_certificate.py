@@ -447,7 +447,7 @@ def _indicator(rules: Iterable[tuple[str, float, bool]], x: Array, temperature: 
     return keep.astype(np.float64)
 
 
-def _keeps(name: str, value: float, x: Array, t: float, rank: Array) -> Array:
+def _keeps(name: str, value: float, x: Array, t: float, rank: Array) -> npt.NDArray[np.bool_]:
     """Return one rule's condition, as it is written in the documentation."""
     p = np.exp(_normalised((x - x.max()) / t))
     if name == "top_k":
@@ -457,7 +457,8 @@ def _keeps(name: str, value: float, x: Array, t: float, rank: Array) -> Array:
     if name == "typical":  # -ln p - H(p) is how far the score is below its mean, here in units of the range of scores
         score = (x - x.max()) / max(float(np.ptp(x)), 5e-324)
         distance = np.abs(score - float(_times(p, score).sum()))
-        return np.asarray((_ahead(p, np.lexsort((rank, distance)).argsort()) < value) | (value >= 1.0))
+        nearness = np.lexsort((rank, distance)).argsort().astype(np.float64)
+        return np.asarray((_ahead(p, nearness) < value) | (value >= 1.0))
     if name == "top_h":
         return np.asarray((_prefix_entropies(p, rank) <= value * float(-_times(p, np.log(p)).sum())) | (value >= 1.0))
     if name == "min_p":

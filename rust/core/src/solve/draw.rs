@@ -56,11 +56,22 @@ pub(crate) struct Reads {
     pub(super) ascent: arch::Ascent,
     /// The largest score of the row; not -0, which levels may tell from 0.
     pub(super) max: f64,
+    /// The tokens of a face that is no cut, as a mask, if it `is_masked`.
+    face: Vec<u32>,
+    is_masked: bool,
     /// What supports were measured on, with the sum of its terms, if any was summed.
     pub(super) measured: Option<(Exponential, f64)>,
 }
 
 impl Reads {
+    /// The row that there is to draw from.
+    pub(crate) fn narrowed<'a>(&'a self, row: &Row<'a>) -> Row<'a> {
+        match self.is_masked {
+            true => row.masked(&self.face),
+            false => *row,
+        }
+    }
+
     /// The tokens that were gathered last.
     pub(crate) fn candidates(&self) -> &Candidates {
         &self.cut.candidates
@@ -82,7 +93,8 @@ pub(crate) enum Ready {
     Weighed,
     /// q are the terms of the candidates in [`Reads`], and a series below them; its sums over blocks are there, too.
     Tailed(Tail),
-    /// `q ~ term` over the tokens of a cut, whose terms are summed in [`Reads`] if there are no ties at its end to drop.
+    /// `q ~ term` over the tokens of a cut of the [row that is left](Reads::narrowed), whose terms are summed in [`Reads`] if there
+    /// are no ties at its end to drop.
     Spread(Exponential, Cut),
 }
 
@@ -116,7 +128,7 @@ pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Wo
 
 /// The ways that look at no more than some tokens one by one, if the plan is no Best-of-K and there is one.
 pub(super) fn shortcut(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Option<Ready>, Status> {
-    ws.reads.measured = None;
+    (ws.reads.measured, ws.reads.is_masked) = (None, false);
     match reach(plan) {
         Some(reach) if reach.measures => from_sums(plan, &reach, row, level, ws),
         Some(reach) => from_maxima(plan, &reach, row, level, ws).map(Some),
@@ -152,10 +164,6 @@ fn reach(plan: &Plan) -> Option<Reach> {
         _ => (Anchor::None, plan.score_weight > 0.0),
     };
     if !rises || plan.allowed.is_some() || plan.anchor != anchor {
-        return None;
-    }
-    // What is best on a face without the best token is another, and there may be none.
-    if !plan.supports.iter().all(|support| support.rule.keeps_best()) {
         return None;
     }
     let mut reach = Reach {
@@ -392,9 +400,12 @@ fn from_sums(
     };
     let measure = Measure::new(row, level, max, &exponential, sweep);
     (*reads_max, *reads_measured) = (max + 0.0, Some((exponential, measure.z)));
-    let Some(cut) = cut::intersect(plan, &measure, scratch) else {
+    let Some((cut, is_band)) = cut::intersect_with_typical(plan, &measure, scratch) else {
         return Ok(None);
     };
+    if is_band {
+        return from_band(plan, cut, softmax, row, level, ws);
+    }
     // `min`: MinP may ask for more than the maximum.
     let cut = cut.and(Cut::from((max + reach.offset).min(max)));
     if let (Some(drawn), Cut::ALL) = (drawn, cut) {
@@ -437,6 +448,49 @@ fn from_gathered(plan: &Plan, drawn: Option<Exponential>, ws: &mut Workspace) ->
             Ready::Solved(solve_candidates(plan, true, ws))
         }
     }
+}
+
+/// The face is what of the candidates is in a cut: perhaps nothing, and not the best token, as a rule. If that is many tokens,
+/// a mask takes the place of the supports.
+fn from_band(
+    plan: &Plan,
+    cut: Cut,
+    softmax: Option<f64>,
+    row: &Row<'_>,
+    level: Level,
+    ws: &mut Workspace,
+) -> Result<Option<Ready>, Status> {
+    let reads = &mut ws.reads;
+    let candidates = &mut reads.cut.candidates;
+    candidates.take_cut(cut);
+    let best = candidates.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let count = candidates.ids.len();
+    if count == 0 {
+        return Err(Status::Infeasible);
+    }
+    if count <= GATHERED {
+        reads.max = f64::from(best) + 0.0;
+        let drawn = softmax.map(|scale| Exponential::new(scale, reads.max));
+        return Ok(match drawn {
+            Some(None) => None,
+            drawn => Some(from_gathered(plan, drawn.flatten(), ws)),
+        });
+    }
+    let mut face = std::mem::take(&mut reads.face);
+    face.clear();
+    face.resize(row.scores.len().div_ceil(32), 0);
+    for &id in &candidates.ids {
+        face[id as usize / 32] |= 1 << (id % 32);
+    }
+    let on_face = Plan {
+        supports: vec![],
+        chains: vec![],
+        ..plan.clone()
+    };
+    let ready = shortcut(&on_face, &row.masked(&face), level, ws);
+    ws.reads.face = face;
+    ws.reads.is_masked = true;
+    ready
 }
 
 /// The first allowed token with the largest score.

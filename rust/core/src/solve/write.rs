@@ -152,7 +152,9 @@ fn quickly(
     let scale = softmax_scale(plan);
     // Candidates of a sparse optimum may lack tokens that its supports keep.
     let face_is_known = scale.is_some() || !plan.selects() || wanted.face.is_none();
-    if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known {
+    // Scalars and columns are about all allowed tokens up to the best one.
+    let is_prefix = plan.supports.iter().all(|support| support.rule.keeps_best());
+    if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known || !is_prefix {
         return Ok(None);
     }
     let writer = Writer { plan, row, level };

@@ -7,9 +7,10 @@ pub(crate) mod candidates;
 mod chain;
 pub(crate) mod cut;
 mod cutoff;
-mod entropy;
 pub(crate) mod nucleus;
 pub(crate) mod rank;
+mod top_h;
+pub(crate) mod typical;
 mod weighed;
 
 use crate::math;
@@ -63,8 +64,8 @@ fn apply(
         Rule::PLess => cutoff::p_less(p, keep),
         Rule::Epsilon(eps) => cutoff::at_least(eps, p, keep),
         Rule::Eta(eps) => cutoff::eta(eps, p, keep),
-        Rule::Typical(mass) => entropy::typical(mass, x, p, best, ranked, keep),
-        Rule::TopH(alpha) => entropy::top_h(alpha, x, p, best, ranked, keep),
+        Rule::Typical(mass) => typical::keep(mass, x, p, best, ranked, keep),
+        Rule::TopH(alpha) => top_h::keep(alpha, x, p, best, ranked, keep),
     }
     // In exact arithmetic it stays anyway; rounding (and rho > 1) must not change that. What an earlier rule dropped stays dropped.
     keep[best] = had_best && (keep[best] || rule.keeps_best());

@@ -13,7 +13,7 @@ use super::weighed::{Threshold, Weighed, WeighedScratch, last_true, order, score
 use crate::arch::{self, Level};
 
 /// Of mass: what a rounding of the sums could do, so that k of n equal tokens have mass k/n.
-const SLACK: f64 = 6e-7;
+pub(super) const SLACK: f64 = 6e-7;
 
 /// Tokens, at least, whose mass is summed rather than sampled.
 const HEAD: usize = 64;
