@@ -271,8 +271,8 @@ def _by_mirror(plan: Plan, solver: MirrorAscent) -> Plan:
 
 
 def _to_argmax(plan: Plan) -> Plan:
-    # In the limit T -> 0 the scores outweigh every finite regularizer. What is left are the constraints that forbid tokens
-    # outright, and supports if some may drop the best token.
+    # In the limit T -> 0 the scores outweigh every finite regularizer. What is left are the constraints that forbid
+    # tokens outright, and supports if some may drop the best token.
     if plan.score_weight <= 0 or (plan.temperature == 0 and plan.raw_scores):
         raise ProblemError(
             "greedy decoding (no regularizer, or temperature 0) needs score_weight > 0 and scores='tempered'; "

@@ -339,8 +339,8 @@ class Chain(Support):
         return any(rule.measures for rule in rules[1:]) or not all(rule.keeps_best for rule in rules[:-1])
 
     def rules(self) -> tuple[Rule, ...]:
-        # Where only the first rule depends on the tokens there are, and the later ones find the same best token, all may
-        # be measured on all tokens.
+        # Where only the first rule depends on the tokens there are, and the later ones find the same best token, all
+        # may be measured on all tokens.
         return () if self._is_ordered() else self._all_rules()
 
     def chains(self) -> tuple[tuple[Rule, ...], ...]:
@@ -442,7 +442,7 @@ def at_zero_temperature(rule: Rule) -> Rule:
     """Return a rule that keeps what this one does in the limit T -> 0, as far as the best token kept is concerned.
 
     The tempered distribution becomes that of the best token and what ties with it. A rule that is measured on it keeps
-    some of these, the best one among them. (So does a band of another rule that keeps any of them, or chains before it.)
+    some of these, the best one among them; and so does every other rule, chain or band that keeps any of them.
     """
     name, value, raw = rule
     depends = not raw and name not in (TopK.rule, TopNSigma.rule) and _KEEPS_ALL.get(name) != value

@@ -185,6 +185,7 @@ def test_rules_about_entropy_by_hand(backend):
         (1.0, range(5)),
     ]:
         np.testing.assert_array_equal(np.flatnonzero(kept(od.TopH(alpha), row, backend=backend)), expected, str(alpha))
+    assert kept(od.Typical(1.0) & od.TopH(1.0), row, backend=backend).all()
     for n in (1, 2, 4, 9, 100):
         row = np.full(n, 0.3)
         for k in range(1, n + 1):
@@ -261,12 +262,13 @@ class TestWithoutTheBestToken:
         assert greedy.sample(many.astype(np.float32), seed=1, backend=backend).tokens.tolist() == [200]
 
 
+RAW = od.Typical(0.3, measured_on="raw")
 ZERO = [
-    od.Typical(0.3), od.Typical(0.3, "raw"), od.Typical(0.3, "raw") & od.TopP(0.9), od.Typical(0.5, "raw") & od.MinP(0.2),
-    od.Typical(0.7, "raw") & od.MinP(0.3, "raw"), od.Typical(0.7, "raw") & od.TopP(1.0), od.Typical(0.4, "raw") & od.TopK(3),
-    od.Chain(od.Typical(0.3, "raw"), od.TopP(0.5)), od.Chain(od.TopK(3), od.Typical(0.3, "raw"), od.TopH(0.5)),
-    od.Chain(od.TopP(0.5), od.Typical(0.3, "raw")), od.Typical(0.6, "raw") & od.TopNSigma(0.3), od.Typical(0.3) & od.TopK(1),
-    od.Chain(od.Typical(0.3, "raw"), od.TopK(2)) & od.Typical(0.4, "raw") & od.Epsilon(0.0),
+    od.Typical(0.3), od.Typical(0.3) & od.TopK(1), RAW, RAW & od.TopP(0.9), RAW & od.MinP(0.2),
+    od.Typical(0.7, "raw") & od.MinP(0.3, "raw"), od.Typical(0.7, "raw") & od.TopP(1.0),
+    od.Typical(0.4, "raw") & od.TopK(3), od.Typical(0.6, "raw") & od.TopNSigma(0.3),
+    od.Chain(RAW, od.TopP(0.5)), od.Chain(od.TopK(3), RAW, od.TopH(0.5)), od.Chain(od.TopP(0.5), RAW),
+    od.Chain(RAW, od.TopK(2)) & od.Typical(0.4, "raw") & od.Epsilon(0.0),
 ]  # fmt: skip
 
 

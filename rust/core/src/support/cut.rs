@@ -6,8 +6,8 @@
 use super::candidates::Candidates;
 use super::min_p_offset;
 use super::nucleus::{self, NucleusScratch};
-use super::rank::{Ranked, kth_largest};
-use super::top_h;
+use super::rank::kth_largest;
+use super::top_h::{self, TopHScratch};
 use super::typical::{self, Typical, TypicalScratch};
 use crate::arch::{self, Exponential, Level, Moments, Sweep};
 use crate::math;
@@ -77,8 +77,8 @@ pub(crate) struct CutScratch {
     pub(super) typical: TypicalScratch,
     sums: Vec<f64>,
     raw_sums: Vec<f64>,
-    pub(super) selection: Vec<f32>,
-    pub(super) ranked: Vec<Ranked>,
+    top_h: TopHScratch,
+    selection: Vec<f32>,
 }
 
 /// The face of a plan, which has the best token, from a measure of p. `None` where a rule needs more than sums, or may drop the best
@@ -220,7 +220,7 @@ impl Measure<'_> {
         Some(match rule {
             Rule::TopK(k) => self.top_k(k.max(1), scratch)?,
             Rule::TopP(p) | Rule::Typical(p) | Rule::TopH(p) if p >= 1.0 => Cut::ALL,
-            Rule::TopH(alpha) => top_h::measured(alpha, within, self, scratch)?,
+            Rule::TopH(alpha) => top_h::measured(alpha, within, self, &mut scratch.candidates, &mut scratch.top_h)?,
             Rule::Typical(_) => return None,
             Rule::TopP(p) => nucleus::top_p(p, within, self, &mut scratch.candidates, &mut scratch.nucleus),
             Rule::MinP(rho) if rho <= 0.0 => Cut::ALL,
