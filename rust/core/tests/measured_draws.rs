@@ -298,8 +298,34 @@ fn a_nucleus_of_ties_ends_with_the_very_token() {
         ..row(&[])
     };
     for p in [0.1, 0.3, 0.5, 0.95] {
-        let plan = supported(Objective::Softmax { lam: 1.0 }, &[(Rule::TopP(p), false)]);
-        assert_eq!(kept(&plan, &row, &mut scratch), solve(&plan, &row).face, "{p}");
+        for rule in [Rule::TopP(p), Rule::Typical(p), Rule::TopH(p)] {
+            let plan = supported(Objective::Softmax { lam: 1.0 }, &[(rule, false)]);
+            assert_eq!(kept(&plan, &row, &mut scratch), solve(&plan, &row).face, "{rule:?}");
+        }
+    }
+}
+
+/// Few tokens above thousands that tie, and as many that tie below these: the band has the first so many of either.
+#[test]
+fn a_band_of_ties_ends_with_the_very_token() {
+    let mut scratch = Scratch::default();
+    let score = |i: usize| match (i % 7001, i % 3) {
+        (5, _) => 3.0,
+        (_, 0) => 0.9,
+        _ => 1.0,
+    };
+    let x: Vec<f32> = (0..60_007).map(score).collect();
+    let row = Row {
+        scores: Scores::F32(&x),
+        ..row(&[])
+    };
+    for (p, ends) in [(0.1, 1.0), (0.3, 1.0), (0.6, 1.0), (0.8, 0.9), (0.95, 0.9)] {
+        let plan = supported(Objective::Softmax { lam: 1.0 }, &[(Rule::Typical(p), false)]);
+        let expected = solve(&plan, &row).face;
+        let last = expected.iter().map(|&id| x[id as usize]).fold(f32::INFINITY, f32::min);
+        assert_eq!(last, ends, "{p}: the row is none that tells");
+        assert!(!expected.contains(&5), "the best token is left out");
+        assert_eq!(kept(&plan, &row, &mut scratch), expected, "{p}");
     }
 }
 

@@ -54,11 +54,13 @@ pub(crate) struct Reads {
     pub(super) squares: Vec<f64>,
     /// Of mirror ascent.
     pub(super) ascent: arch::Ascent,
-    /// The largest score of the row; not -0, which levels may tell from 0.
+    /// The largest score of the face, which is that of the row but for typical sets; not -0, which levels may tell from 0.
     pub(super) max: f64,
+    /// The largest score of the row.
+    pub(super) top: f64,
     /// The tokens of a face that is no cut, as a mask, if it `is_masked`.
-    face: Vec<u32>,
-    is_masked: bool,
+    pub(super) face: Vec<u32>,
+    pub(super) is_masked: bool,
     /// What supports were measured on, with the sum of its terms, if any was summed.
     pub(super) measured: Option<(Exponential, f64)>,
 }
@@ -250,10 +252,11 @@ pub(super) fn softmax_scale(plan: &Plan) -> Option<f64> {
 
 /// The way without sums: maxima of blocks, and what they say of the candidates. `Err` as in [`Prepared::load`].
 fn from_maxima(plan: &Plan, reach: &Reach, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
-    let Reads { maxima, max, .. } = &mut ws.reads;
+    let Reads { maxima, max, top, .. } = &mut ws.reads;
     let summary = arch::block_maxima(level, row.scores, row.mask, maxima);
     summary.check()?;
     *max = summary.max + 0.0;
+    *top = *max;
     if reach.first == 1 {
         let best = first_of(summary.max, row, maxima);
         ws.prepared.hold([best], [summary.max]);
@@ -382,6 +385,7 @@ fn from_sums(
         sweep,
         cut: scratch,
         max: reads_max,
+        top: reads_top,
         measured: reads_measured,
         ..
     } = &mut ws.reads;
@@ -399,7 +403,7 @@ fn from_sums(
         return Ok(None);
     };
     let measure = Measure::new(row, level, max, &exponential, sweep);
-    (*reads_max, *reads_measured) = (max + 0.0, Some((exponential, measure.z)));
+    (*reads_max, *reads_top, *reads_measured) = (max + 0.0, max + 0.0, Some((exponential, measure.z)));
     let Some((cut, is_band)) = cut::intersect_with_typical(plan, &measure, scratch) else {
         return Ok(None);
     };
@@ -487,9 +491,11 @@ fn from_band(
         chains: vec![],
         ..plan.clone()
     };
+    let (top, measured) = (reads.top, reads.measured);
     let ready = shortcut(&on_face, &row.masked(&face), level, ws);
     ws.reads.face = face;
     ws.reads.is_masked = true;
+    (ws.reads.top, ws.reads.measured) = (top, measured);
     ready
 }
 

@@ -173,7 +173,7 @@ fn sample_rest(
 }
 
 /// The sum of squares, roughly.
-fn squares(terms: &[f32]) -> f64 {
+pub(super) fn squares(terms: &[f32]) -> f64 {
     let mut lanes = [0.0_f32; 16];
     for terms in terms.as_chunks::<16>().0 {
         for (sum, e) in lanes.iter_mut().zip(terms) {
