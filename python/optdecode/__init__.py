@@ -46,9 +46,11 @@ from optdecode.supports import Eta as Eta
 from optdecode.supports import MinP as MinP
 from optdecode.supports import PLess as PLess
 from optdecode.supports import Support as Support
+from optdecode.supports import TopH as TopH
 from optdecode.supports import TopK as TopK
 from optdecode.supports import TopNSigma as TopNSigma
 from optdecode.supports import TopP as TopP
+from optdecode.supports import Typical as Typical
 
 if TYPE_CHECKING:
     from optdecode._certificate import Certificate as Certificate

@@ -218,7 +218,7 @@ def _solve_row(
     if status.is_solved and plan.has_coverage:
         w, status = _weights(plan, x[ids], None if weights is None else weights[ids], ids)
     if not status.is_solved:
-        return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 5, 0, status)
+        return _without_distribution(status)
     x, w = x[ids], np.zeros(ids.size) if w is None else w
     log_p = model_log_probs_of(x, plan.temperature)
     given = plan.anchor == "given"
@@ -226,6 +226,8 @@ def _solve_row(
     on = select(plan.supports, x, plan.temperature)
     for chain in plan.chains:
         on &= select_chain(chain, x, plan.temperature)
+    if not on.any():
+        return _without_distribution(Status.INFEASIBLE)
     l, shift = _linear(plan, x[on])  # noqa: E741
     face = FaceRow(
         x=x[on],
@@ -243,6 +245,10 @@ def _solve_row(
         found.iterations,
         Status.OK if found.accurate else Status.REDUCED_ACCURACY,
     )
+
+
+def _without_distribution(status: Status) -> SolvedRow:
+    return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 5, 0, status)
 
 
 def _allowed(plan: Plan, x: Array, mask: Flags | None, anchor: Array | None) -> tuple[npt.NDArray[np.intp], Status]:

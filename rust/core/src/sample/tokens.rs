@@ -52,8 +52,8 @@ pub fn draw_tokens(
             each(&mut |r| masses.draw(r))
         }
         Ok(Ready::Spread(exponential, cut)) => {
-            let sums = &workspace.reads.sweep.sums;
-            let mut spread = Masses::new(*row, level, Law::Cut(exponential, cut), sums, softmax);
+            let (sums, row) = (&workspace.reads.sweep.sums, workspace.reads.narrowed(row));
+            let mut spread = Masses::new(row, level, Law::Cut(exponential, cut), sums, softmax);
             each(&mut |r| spread.draw(r))
         }
         Ok(Ready::Solved(solved)) if solved.status.is_solved() => {

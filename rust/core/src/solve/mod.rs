@@ -209,6 +209,9 @@ fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, S
         None => Term::NONE,
     };
     support::face(plan, prepared, &mut scratch.ranked, &mut scratch.rest, keep);
+    if !plan.keeps_best() && !keep.contains(&true) {
+        return Err(Status::Infeasible);
+    }
     face.gather(plan, prepared, keep, weights);
     Ok((term, dispatch(&plan.objective, face, term, scratch, answer)))
 }
