@@ -16,7 +16,7 @@ fn masses<'a>(x: &'a [f32], scale: f64, level: Level, scratch: &'a mut SoftmaxSc
     let exponential = Exponential::new(scale, max.into()).expect("ordinary numbers");
     let mut sums = vec![];
     arch::block_sums(level, Scores::F32(x), None, &exponential, &mut sums);
-    Masses::new(row(x), level, Law::Cut(exponential, Cut::ALL), &sums, scratch)
+    Masses::new(row(x), level, Terms::Cut(exponential, Cut::ALL), &sums, scratch)
 }
 
 /// Normal noise, or nearly.
