@@ -171,6 +171,7 @@ impl Law for Cdf<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::law::walk;
 
     const UNIT: f64 = 1.0 / (1_u64 << 62) as f64;
 
@@ -247,6 +248,23 @@ mod tests {
                 assert_eq!(index(q, boundary - 1), Some(pair[0]), "{q:?}");
             }
         }
+    }
+
+    #[test]
+    fn spans_are_the_uniforms_of_their_tokens() {
+        let weight = |i: usize| if i % 7 == 3 { 0.0 } else { (i * i % 101) as f64 };
+        for length in [1, 2, 5, BLOCK, BLOCK + 1, 3 * BLOCK + 17] {
+            let sum: f64 = (0..length).map(|i| weight(i + 1)).sum();
+            let mut q: Vec<f64> = (0..length).map(|i| weight(i + 1) / sum).collect();
+            q[length - 1] += UNIT;
+            let face: Vec<u32> = (0..length as u32).collect();
+            let log_q: Vec<f64> = q.iter().map(|q| q.ln()).collect();
+            let mut scratch = vec![];
+            let tokens = walk(&mut Cdf::new(&face, &q, &log_q, &mut scratch));
+            assert_eq!(tokens.len(), q.iter().filter(|&&q| mass(q) > 0).count());
+        }
+        let mut scratch = vec![];
+        assert_eq!(Cdf::new(&[0], &[0.0], &[0.0], &mut scratch).draw_with_span(5), None);
     }
 
     #[test]

@@ -32,3 +32,22 @@ impl Span {
         }
     }
 }
+
+/// Asserts that the spans of a law lie one after another and fill all uniforms, each the preimage of its token; the tokens.
+#[cfg(test)]
+pub(super) fn walk(law: &mut dyn Law) -> Vec<i64> {
+    let (mut tokens, mut r) = (vec![], 0_u128);
+    while r < 1 << 64 {
+        let (draw, span) = law.draw_with_span(r as u64).expect("a law with mass");
+        assert_eq!(u128::from(span.from), r, "token {}", draw.token);
+        assert!(span.width > 0 && r + span.width <= 1 << 64);
+        r += span.width;
+        for inside in [span.from, span.from + ((span.width - 1) / 3) as u64, (r - 1) as u64] {
+            assert_eq!(law.draw_with_span(inside), Some((draw, span)));
+            assert_eq!(law.draw(inside), draw);
+        }
+        tokens.push(draw.token);
+    }
+    assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]));
+    tokens
+}
