@@ -7,7 +7,7 @@ use super::law::Law;
 use super::softmax::{Gathered, Masses, Terms};
 use crate::arch::Level;
 use crate::par::Scratch;
-use crate::plan::Plan;
+use crate::plan::{Objective, Plan};
 use crate::row::Row;
 use crate::solve::{Ready, prepare_draw, solve_whole};
 use crate::status::Status;
@@ -30,7 +30,7 @@ pub fn draw_tokens(
     scratch: &mut Scratch,
 ) -> Status {
     let each = |law: &mut dyn Law| draw_each(seed, position, coupling, out_tokens, out_log_probs, law);
-    let status = with_law(plan, row, level, scratch, each);
+    let (status, _) = with_law(plan, row, level, scratch, each);
     if !status.is_solved() {
         out_tokens.fill(-1);
         out_log_probs.fill(f64::NAN);
@@ -52,10 +52,12 @@ pub fn draw_distinct(
     scratch: &mut Scratch,
 ) -> Status {
     let mut race = Race::new(seed, position, out);
-    let mut status = with_law(plan, row, level, scratch, |law| race.run(law));
+    let (mut status, is_whole) = with_law(plan, row, level, scratch, |law| race.run(law));
     if status.is_solved() && !race.is_over() {
         let Scratch { workspace, masses, .. } = scratch;
-        status = solve_whole(plan, row, workspace);
+        if !is_whole {
+            status = solve_whole(plan, row, workspace);
+        }
         race.finish(workspace.face(), workspace.q(), workspace.log_q(), masses);
     }
     match race.close() {
@@ -76,7 +78,7 @@ pub fn draw_by_code(
     scratch: &mut Scratch,
 ) -> (Draw, Status) {
     let mut drawn = NO_DRAW;
-    let status = with_law(plan, row, level, scratch, |law| {
+    let (status, _) = with_law(plan, row, level, scratch, |law| {
         if let Some((draw, span)) = law.draw_with_span(code.value) {
             code.advance(span, seed, sequence);
             drawn = draw;
@@ -85,14 +87,15 @@ pub fn draw_by_code(
     (drawn, status)
 }
 
-/// Solves a row as far as draws need, and hands over the law of its tokens, if there is one.
+/// Solves a row as far as draws need, and hands over the law of its tokens, if there is one. Its status, and whether all tokens with
+/// probability are in the workspace.
 fn with_law(
     plan: &Plan,
     row: &Row<'_>,
     level: Level,
     scratch: &mut Scratch,
     draw: impl FnOnce(&mut dyn Law),
-) -> Status {
+) -> (Status, bool) {
     let Scratch {
         workspace,
         masses,
@@ -136,9 +139,10 @@ fn with_law(
                 let (face, q, log_q) = (workspace.face(), workspace.q(), workspace.log_q());
                 draw(&mut Cdf::new(face, q, log_q, masses));
             }
-            return solved.status;
+            // Of Best-of-K those are left out that draws would not see.
+            return (solved.status, !matches!(plan.objective, Objective::Coverage { .. }));
         }
-        Err(status) => return status,
+        Err(status) => return (status, false),
     }
-    Status::Ok
+    (Status::Ok, false)
 }
