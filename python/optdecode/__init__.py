@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from optdecode._batch import sample_batch as sample_batch
+from optdecode._codes import ArithmeticCodes as ArithmeticCodes
 from optdecode._decoder import Decoder as Decoder
 from optdecode._plan import PlanKind as PlanKind
 from optdecode._problem import MirrorAscent as MirrorAscent

@@ -21,6 +21,7 @@ class Status(IntEnum):
     INF_SCORES = 4
     BAD_ANCHOR = 5
     BAD_WEIGHTS = 6
+    TOO_FEW_TOKENS = 7
 
     @property
     def is_solved(self) -> bool:
@@ -44,4 +45,5 @@ _MEANINGS = {
     Status.INF_SCORES: "an allowed token has a +inf logit",
     Status.BAD_ANCHOR: "the anchor has a NaN or +inf log-probability on an allowed token",
     Status.BAD_WEIGHTS: "a weight of an allowed token is NaN, negative or infinite",
+    Status.TOO_FEW_TOKENS: "fewer tokens have probability than distinct ones were asked for",
 }

@@ -19,7 +19,7 @@
 
 use super::ascent::from_mirror;
 use super::cover::{Tail, from_coverage};
-use super::{Solved, Term, Workspace, dispatch, distribute, tsallis};
+use super::{Solved, Term, Workspace, dispatch, distribute, solve_whole, tsallis};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level, Threshold};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
@@ -104,15 +104,14 @@ pub(crate) enum Ready {
 /// probability zero. Tokens with probability, their q and log q, and the status are those of [`super::solve_row`], bit for
 /// bit, at every level, as long as no support is about sums over all tokens; then as far as these round.
 pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Status {
-    let solved = match prepare_draw(plan, row, level, ws) {
-        Ok(Ready::Solved(solved)) => Ok(solved.status),
-        Ok(_) => distribute(plan, row, ws).map(|(_, solved)| solved.status),
-        Err(status) => Err(status),
-    };
-    solved.unwrap_or_else(|status| {
-        ws.clear();
-        status
-    })
+    match prepare_draw(plan, row, level, ws) {
+        Ok(Ready::Solved(solved)) => solved.status,
+        Ok(_) => solve_whole(plan, row, ws),
+        Err(status) => {
+            ws.clear();
+            status
+        }
+    }
 }
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.

@@ -177,6 +177,15 @@ pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
     }
 }
 
+/// Solves one row as [`solve_row`] does, without its scalars.
+pub(crate) fn solve_whole(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Status {
+    let solved = distribute(plan, row, ws).map(|(_, solved)| solved.status);
+    solved.unwrap_or_else(|status| {
+        ws.clear();
+        status
+    })
+}
+
 /// Leaves the distribution of a row in the workspace.
 fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, Solved), Status> {
     let Workspace {
