@@ -68,6 +68,7 @@ def sample(
     coupling: str = "iid",
     **given: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, log-probabilities and status."""
     tag = dtype or {"float64": "f64", "float32": "f32"}[logits.dtype.name]
     optional = [given.pop(name, None) for name in ("mask", "anchor", "weights", "budget")]
     rows = len(logits)
@@ -75,7 +76,7 @@ def sample(
     positions = given.pop("positions", np.zeros(rows, dtype=np.uint64))
     threads = given.pop("threads", 1)
     assert not given
-    return _core.sample(plans, logits, tag, *optional, seeds, positions, n, coupling, threads)
+    return _core.sample(plans, logits, tag, *optional, seeds, positions, n, coupling, threads)[:3]
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from optdecode._batch import sample_batch as sample_batch
+from optdecode._codes import ArithmeticCodes as ArithmeticCodes
 from optdecode._decoder import Decoder as Decoder
 from optdecode._plan import PlanKind as PlanKind
 from optdecode._problem import MirrorAscent as MirrorAscent
@@ -46,9 +47,11 @@ from optdecode.supports import Eta as Eta
 from optdecode.supports import MinP as MinP
 from optdecode.supports import PLess as PLess
 from optdecode.supports import Support as Support
+from optdecode.supports import TopH as TopH
 from optdecode.supports import TopK as TopK
 from optdecode.supports import TopNSigma as TopNSigma
 from optdecode.supports import TopP as TopP
+from optdecode.supports import Typical as Typical
 
 if TYPE_CHECKING:
     from optdecode import plot as plot

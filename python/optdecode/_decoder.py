@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from optdecode import backends
+from optdecode._codes import ArithmeticCodes, draw_codes
 from optdecode._explain import describe
 from optdecode._inputs import (
     Rows,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ON_FAILURE = ("raise", "mark")
-_COUPLINGS = ("iid", "systematic")
+_COUPLINGS = ("iid", "systematic", "gumbel_topk")
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +136,7 @@ class Decoder(Spec):
         rows = rows.owned()  # the certificate and later draws need the logits of now, whatever the caller writes next
         name, solved = backends.solve(self.plan, rows, backend, thread_count(threads))
 
-        def draw(seed: Any, position: Any, n: int, coupling: str, model: bool, best: int) -> Draw:
+        def draw(seed: Any, position: Any, n: int, coupling: Any, model: bool, best: int) -> Draw:
             wanted = ModelWanted(model, best)
             return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, "mark", wanted)
 
@@ -152,7 +153,7 @@ class Decoder(Spec):
         seed: Any = None,
         position: Any = 0,
         n: int = 1,
-        coupling: str = "iid",
+        coupling: str | ArithmeticCodes = "iid",
         mask: Any = None,
         anchor: Any = None,
         budget: Any = None,
@@ -178,9 +179,12 @@ class Decoder(Spec):
             Position of the token in its sequence; each (seed, position) has its own random numbers.
         n : int
             Draws a row.
-        coupling : {"iid", "systematic"}
-            ``"systematic"``: draw i uses ``frac(u + i / n)``; each draw alone has law q, and token v appears with
-            probability min(1, n q_v).
+        coupling : {"iid", "systematic", "gumbel_topk"} or ArithmeticCodes
+            How the draws of a row hang together. ``"systematic"``: draw i uses ``frac(u + i / n)``; each draw alone has
+            law q, and token v appears with probability min(1, n q_v). ``"gumbel_topk"``: n distinct tokens, drawn
+            without replacement, in descending order of log q perturbed by Gumbel noise (arXiv:1903.06059), with
+            ``log_inclusion``; draw 0 is that of ``"iid"``. `ArithmeticCodes`: each row is a sequence of one prompt, and
+            draws one token.
         model_log_probs : bool
             Also return log p of the tokens, p the model distribution.
         top_log_probs : int
@@ -194,7 +198,23 @@ class Decoder(Spec):
         Raises
         ------
         ShapeError, DTypeError, ProblemError, ConvergenceError
-            As in `__call__`.
+            As in `__call__`; and a row has fewer than n tokens with probability (in float64) to draw without
+            replacement. Marked, such a row has status `Status.TOO_FEW_TOKENS`, its tokens, and −1 and NaN in the places
+            that are left.
+
+        Notes
+        -----
+        Coupled draws depend on one another: estimators over independent samples, such as pass@k and the share of a
+        majority vote for k < n, are biased within one coupled group. A group is one replicate; draw several.
+
+        Examples
+        --------
+        >>> import numpy as np, optdecode as od
+        >>> draw = od.softmax().sample(np.array([0.0, 1.0, 2.0, 3.0]), seed=5, n=3, coupling="gumbel_topk")
+        >>> draw.tokens
+        array([1, 3, 2])
+        >>> np.exp(draw.log_inclusion).round(2)
+        array([0.93, 1.  , 1.  ])
         """
         if mask is anchor is budget is weights is None and not model_log_probs and not top_log_probs:
             draw = draw_plain(self.plan, logits, seed, position, n, coupling, backend, threads, on_failure)
@@ -349,7 +369,7 @@ def draw_plain(
     seed: Any,
     position: Any,
     n: int,
-    coupling: str,
+    coupling: str | ArithmeticCodes,
     backend: str,
     threads: int | None,
     on_failure: str,
@@ -387,7 +407,7 @@ def draw_rows(
     seed: Any,
     position: Any,
     n: int,
-    coupling: str,
+    coupling: str | ArithmeticCodes,
     backend: str,
     threads: int | None,
     on_failure: str,
@@ -395,14 +415,33 @@ def draw_rows(
 ) -> Draw:
     """Draw n tokens from every row; one plan for all rows or one a row."""
     one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
-    one_of("sample", "coupling", coupling, _COUPLINGS)
-    n = positive_int("sample", "n", n)
-    seeds = read_seeds(seed, rows.shape, row_seeds)
-    positions = read_positions(position, rows.shape)
-    name, drawn = backends.sample(plans, rows, seeds, positions, n, coupling, backend, thread_count(threads))
+    after = None
+    if isinstance(coupling, ArithmeticCodes):
+        _refuse_beside_codes(seed=(seed, None), position=(position, 0), n=(n, 1))
+        name, drawn, after = draw_codes(coupling, plans, rows, backend, thread_count(threads))
+    else:
+        if not isinstance(coupling, str) or coupling not in _COUPLINGS:
+            allowed = ", ".join(map(repr, _COUPLINGS))
+            raise ProblemError(f"sample: coupling must be one of {allowed}, or an ArithmeticCodes; got {coupling!r}")
+        n = positive_int("sample", "n", n)
+        seeds = read_seeds(seed, rows.shape, row_seeds)
+        positions = read_positions(position, rows.shape)
+        name, drawn = backends.sample(plans, rows, seeds, positions, n, coupling, backend, thread_count(threads))
     draw = make_draw(rows, drawn, name)
     if model is not None:
         draw = model.added_to(draw, drawn.tokens, plans, rows, backend, thread_count(threads))
     if on_failure == "raise":
         raise_on_failure(drawn.status, draw)
+    if after is not None:
+        after()
     return draw
+
+
+def _refuse_beside_codes(**given: tuple[Any, Any]) -> None:
+    """Raise if an argument that the codes bring themselves has another value than its default."""
+    for name, (value, default) in given.items():
+        if type(value) is not type(default) or value != default:
+            raise ProblemError(
+                f"sample: {name}= cannot be given beside ArithmeticCodes, which have a seed, a position and one draw "
+                f"for each of their sequences; got {name}={value!r}"
+            )

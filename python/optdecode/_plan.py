@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optdecode._problem import MirrorAscent, Problem
 from optdecode.errors import ProblemError
 from optdecode.regularizers import KL, Coverage, NegEntropy, Quadratic, Regularizer, Tsallis, Weights
-from optdecode.supports import Rule, Support, allowed_ids
+from optdecode.supports import Rule, Support, allowed_ids, at_zero_temperature, may_drop_best
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -278,14 +278,26 @@ def _by_mirror(plan: Plan, solver: MirrorAscent) -> Plan:
 
 
 def _to_argmax(plan: Plan) -> Plan:
-    # In the limit T -> 0 the scores outweigh every finite regularizer, and every support keeps the best token, so only
-    # the constraints that forbid tokens outright remain.
+    # In the limit T -> 0 the scores outweigh every finite regularizer. What is left are the constraints that forbid
+    # tokens outright, and supports if some may drop the best token.
     if plan.score_weight <= 0 or (plan.temperature == 0 and plan.raw_scores):
         raise ProblemError(
             "greedy decoding (no regularizer, or temperature 0) needs score_weight > 0 and scores='tempered'; "
             f"got score_weight={plan.score_weight:g}, scores={'raw' if plan.raw_scores else 'tempered'!r}"
         )
-    anchor = "given" if plan.anchor == "given" else "none"
-    temperature = plan.temperature or 1.0
-    kept = {"score_weight": plan.score_weight, "allowed": plan.allowed, "raw_scores": plan.raw_scores}
-    return Plan(PlanKind.ARGMAX, temperature=temperature, anchor=anchor, **kept)  # type: ignore[arg-type]
+    supports, chains = plan.supports, plan.chains
+    if plan.temperature == 0:
+        supports, *chains_at_zero = (tuple(map(at_zero_temperature, rules)) for rules in (supports, *chains))
+        supports, chains = tuple(sorted(set(supports))), tuple(sorted(set(chains_at_zero)))
+    if not any(map(may_drop_best, (rule for rules in (supports, *chains) for rule in rules))):
+        supports, chains = (), ()
+    return Plan(
+        PlanKind.ARGMAX,
+        temperature=plan.temperature or 1.0,
+        score_weight=plan.score_weight,
+        raw_scores=plan.raw_scores,
+        anchor="given" if plan.anchor == "given" else "none",
+        supports=supports,
+        chains=chains,
+        allowed=plan.allowed,
+    )

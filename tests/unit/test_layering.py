@@ -13,7 +13,7 @@ LAYERS: dict[str, list[str]] = {
     "spec": ["errors", "_status", "_spec", "regularizers", "supports", "_problem"],
     "plan": ["_plan", "_explain"],
     "backends": ["_core", "_inputs", "_system", "_certificate", "backends.*"],
-    "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
+    "decoder": ["_solution", "_codes", "_decoder", "_batch", "presets", "_parse"],
     "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "plot.*", "scores", "__main__"],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.

@@ -67,10 +67,19 @@ def solve(
 def sample(
     plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
     seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str, threads: int,
-) -> tuple[NDArray[Any], ...]:  # fmt: skip
+) -> tuple[NDArray[Any] | None, ...]:  # fmt: skip
     """Draw n tokens a row; see `optdecode.backends.Backend`."""
     natives = _all_compiled(plans)
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)
+
+
+def sample_codes(
+    plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any, seed: int,
+    sequences: NDArray[Any], codes: NDArray[Any], steps: NDArray[Any], threads: int,
+) -> tuple[NDArray[Any], ...]:  # fmt: skip
+    """Draw one token a row by arithmetic codes; see `optdecode.backends.Backend`."""
+    arrays = (logits, dtype, mask, anchor, weights, budget)
+    return _core.sample_codes(_all_compiled(plans), *arrays, seed, sequences, codes, steps, threads)
 
 
 def model_log_probs(

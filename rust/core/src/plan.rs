@@ -30,6 +30,12 @@ impl Plan {
     pub(crate) fn selects(&self) -> bool {
         !(self.supports.is_empty() && self.chains.is_empty())
     }
+
+    /// Whether all faces are prefixes of the order, hence have the best token, whatever the row.
+    pub(crate) fn keeps_best(&self) -> bool {
+        let mut rules = self.supports.iter().chain(self.chains.iter().flatten());
+        rules.all(|support| support.rule.keeps_best())
+    }
 }
 
 /// The regulariser with its parameters.
@@ -146,4 +152,17 @@ pub enum Rule {
     Epsilon(f64),
     /// `p >= min(eps, sqrt(eps) exp(-H(p)))`, and the best token.
     Eta(f64),
+    /// The smallest set with mass >= P of the tokens in ascending order of `|-ln p - H(p)|` (ties: as in the order); P >= 1 keeps
+    /// all. The one rule that may drop the best token.
+    Typical(f64),
+    /// The longest prefix of the order on which p, renormalised, has an entropy of at most `alpha H(p)`, of tokens with p > 0;
+    /// the best token at any rate; alpha >= 1 keeps all.
+    TopH(f64),
+}
+
+impl Rule {
+    /// Whether the rule keeps a prefix of the order, hence the best token, whatever the row.
+    pub(crate) fn keeps_best(self) -> bool {
+        !matches!(self, Rule::Typical(mass) if mass < 1.0)
+    }
 }

@@ -182,7 +182,7 @@ fn needs_raw(plan: &Plan) -> bool {
         },
         _ => &[],
     };
-    let takes_probs = |rule| matches!(rule, Rule::TopP(_) | Rule::PLess | Rule::Epsilon(_) | Rule::Eta(_));
+    let takes_probs = |rule| !matches!(rule, Rule::TopK(_) | Rule::MinP(_) | Rule::TopNSigma(_));
     // What comes later in a chain is measured on what is left.
     plan.supports
         .iter()

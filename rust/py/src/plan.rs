@@ -137,6 +137,18 @@ const KINDS: [&str; 9] = [
     "mirror",
 ];
 
+const RULES: [&str; 9] = [
+    "top_k",
+    "top_p",
+    "min_p",
+    "top_n_sigma",
+    "p_less",
+    "epsilon",
+    "eta",
+    "typical",
+    "top_h",
+];
+
 fn number(name: &str, number: f64, allowed: &str, check: impl Fn(f64) -> bool) -> PyResult<f64> {
     let fine = number.is_finite() && check(number);
     fine.then_some(number)
@@ -196,10 +208,9 @@ fn support((rule, x, raw): &RuleTuple) -> PyResult<Support> {
         "p_less" => Rule::PLess,
         "epsilon" => Rule::Epsilon(not_nan(*x >= 0.0, ">= 0")?),
         "eta" => Rule::Eta(not_nan(*x >= 0.0, ">= 0")?),
-        _ => {
-            let rules = ["top_k", "top_p", "min_p", "top_n_sigma", "p_less", "epsilon", "eta"];
-            return Err(one_of("a support's rule", rule, &rules));
-        }
+        "typical" => Rule::Typical(not_nan(*x > 0.0, "> 0")?),
+        "top_h" => Rule::TopH(not_nan(*x >= 0.0, ">= 0")?),
+        _ => return Err(one_of("a support's rule", rule, &RULES)),
     };
     Ok(Support { rule, raw: *raw })
 }

@@ -177,6 +177,15 @@ pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
     }
 }
 
+/// Solves one row as [`solve_row`] does, without its scalars.
+pub(crate) fn solve_whole(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Status {
+    let solved = distribute(plan, row, ws).map(|(_, solved)| solved.status);
+    solved.unwrap_or_else(|status| {
+        ws.clear();
+        status
+    })
+}
+
 /// Leaves the distribution of a row in the workspace.
 fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, Solved), Status> {
     let Workspace {
@@ -209,6 +218,9 @@ fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, S
         None => Term::NONE,
     };
     support::face(plan, prepared, &mut scratch.ranked, &mut scratch.rest, keep);
+    if !plan.keeps_best() && !keep.contains(&true) {
+        return Err(Status::Infeasible);
+    }
     face.gather(plan, prepared, keep, weights);
     Ok((term, dispatch(&plan.objective, face, term, scratch, answer)))
 }
