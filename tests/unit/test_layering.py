@@ -10,8 +10,8 @@ import optdecode
 
 # Left to right. "name.*" is a package with all that is in it.
 LAYERS: dict[str, list[str]] = {
-    "spec": ["errors", "_status", "_spec", "regularizers", "supports", "_problem"],
-    "plan": ["_plan", "_explain"],
+    "spec": ["errors", "_status", "_spec", "regularizers.*", "supports", "constraints", "_problem"],
+    "plan": ["_plan", "_lowering", "_curvature", "_explain"],
     "backends": ["_core", "_inputs", "_system", "_certificate", "backends.*"],
     "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
     "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
