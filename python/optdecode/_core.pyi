@@ -112,10 +112,12 @@ def solve(
     NDArray[np.float64],
     NDArray[np.float64],
     NDArray[np.float64],
+    NDArray[np.float64],
     NDArray[np.uint32],
     NDArray[np.uint8],
 ]:
-    """Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, iterations, status)."""
+    """Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, multiplier,
+    iterations, status)."""
 
 def sample(
     plans: list[Plan],

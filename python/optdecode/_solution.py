@@ -45,6 +45,8 @@ class Solution:
         Of q; of q against the anchor, else against the model distribution p. Nats.
     kept_mass : float64 array, shape (...)
         Model mass of the support.
+    multiplier : float64 array, shape (...)
+        What multiplies the whole regularizer: 1 unless an `Entropy` or a `Divergence` target chose it.
     iterations : int64 array, shape (...)
         Steps of the outer root find or of mirror ascent; 0 for closed forms.
     status : Status, or int64 array of shape (...)
@@ -104,6 +106,11 @@ class Solution:
     def kept_mass(self) -> Any:
         """Model mass of the support, shape (...)."""
         return self._rows.restore(self._solved.kept_mass)
+
+    @property
+    def multiplier(self) -> Any:
+        """What multiplies the whole regularizer, shape (...); 1 unless a target chose it."""
+        return self._rows.restore(self._solved.multiplier)
 
     @property
     def iterations(self) -> Any:

@@ -113,7 +113,7 @@ def by_interior_point(plan, linear, face, r, w):
 def test_interior_point_agrees(plan, kind, size):
     x = np.clip(np.asarray(make_row(kind, size, seed=3)), -100.0, 100.0)
     anchor = make_row("gaussian", size, seed=4)[None] if plan.anchor == "given" else None
-    log_probs, probs, face, _, objective, _, _, _, _, status = reference.solve(
+    log_probs, probs, face, _, objective, *_, status = reference.solve(
         plan, x[None], "f64", None, anchor, None, None, 1
     )
     q, face = probs[0], face[0]

@@ -47,12 +47,13 @@ class FaceRow:
 
 @dataclass(frozen=True)
 class Found:
-    """The optimum: log q, the multiplier (of the shifted scores), Omega(q), iterations."""
+    """The optimum: log q, the dual threshold (of the shifted scores), Omega(q), iterations, multiplier of Omega."""
 
     log_q: Array
     threshold: float
     omega: float
     iterations: int = 0
+    multiplier: float = 1.0
 
 
 Solver = Callable[["Plan", FaceRow], Found]

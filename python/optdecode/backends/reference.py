@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 __all__ = ["model_log_probs", "philox4x32_10", "row_seeds", "sample", "solve"]
 
 
+Scalars = tuple[float, float, float, float, float, float]
+
+
 @dataclass(frozen=True)
 class SolvedRow:
-    """One row: face token ids, log q on them, (threshold, objective, entropy, kl, kept mass), iterations, status."""
+    """One row: face token ids, log q on them, scalars (threshold, objective, entropy, kl, kept mass, multiplier), iterations, status."""
 
     ids: npt.NDArray[np.intp]
     log_q: Array
-    scalars: tuple[float, float, float, float, float]
+    scalars: Scalars
     iterations: int
     status: Status
 
@@ -91,7 +94,8 @@ def solve(
     Returns
     -------
     tuple of ndarray
-        log_probs, probs, face (B, V); threshold, objective, entropy, kl, kept_mass, iterations, status (B,).
+        log_probs, probs, face (B, V); threshold, objective, entropy, kl, kept_mass, multiplier, iterations,
+        status (B,).
     """
     batch = _batch(logits, dtype, mask, anchor, weights, budget)
     with np.errstate(over="ignore"):  # rows of +-1e308: infinities that FLOOR then catches
@@ -106,7 +110,7 @@ def solve(
             probs[b, row.ids], face[b, row.ids] = np.exp(row.log_q), True
         else:
             log_probs[b], probs[b] = np.nan, np.nan
-    scalars = np.array([row.scalars for row in rows], dtype=np.float64).reshape(len(rows), 5)
+    scalars = np.array([row.scalars for row in rows], dtype=np.float64).reshape(len(rows), 6)
     iterations = np.array([row.iterations for row in rows], dtype=np.uint32)
     status = np.array([row.status for row in rows], dtype=np.uint8)
     return log_probs, probs, face, *(np.ascontiguousarray(column) for column in scalars.T), iterations, status
@@ -218,7 +222,7 @@ def _solve_row(
     if status.is_solved and plan.has_coverage:
         w, status = _weights(plan, x[ids], None if weights is None else weights[ids], ids)
     if not status.is_solved:
-        return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 5, 0, status)
+        return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 6, 0, status)
     x, w = x[ids], np.zeros(ids.size) if w is None else w
     log_p = model_log_probs_of(x, plan.temperature)
     given = plan.anchor == "given"
@@ -302,8 +306,8 @@ def _linear(plan: Plan, x: Array) -> tuple[Array, float]:
     return np.maximum(plan.score_weight * ((x - best) / t), FLOOR), plan.score_weight * (best / t)
 
 
-def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> tuple[float, float, float, float, float]:
-    """Return threshold, objective, entropy, kl and kept mass."""
+def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> Scalars:
+    """Return threshold, objective, entropy, kl, kept mass and multiplier."""
     log_q = found.log_q
     q = np.exp(log_q)
     reference = face.log_p if plan.anchor == "none" else face.log_r
@@ -313,6 +317,7 @@ def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> tuple[flo
         0.0 - dot(q, log_q),
         dot(q, log_q - reference),
         float(np.exp(face.log_p[log_q > -np.inf]).sum()),
+        found.multiplier,
     )
 
 

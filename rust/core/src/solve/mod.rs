@@ -99,6 +99,8 @@ pub struct Outcome {
     pub kl: f64,
     /// The model mass of the tokens with positive probability.
     pub kept_mass: f64,
+    /// What multiplies the whole regulariser: 1 unless a target chose it.
+    pub multiplier: f64,
     /// Outer iterations of a root find, or mirror steps; 0 for closed forms.
     pub iterations: u32,
 }
@@ -114,6 +116,7 @@ impl Outcome {
             entropy: nan,
             kl: nan,
             kept_mass: nan,
+            multiplier: nan,
             iterations,
         }
     }

@@ -42,6 +42,7 @@ pub(super) fn outcome(objective: &Objective, face: &Face, term: Term, answer: &A
         entropy: entropy.max(0.0),
         kl: kl.max(0.0),
         kept_mass: kept.value(),
+        multiplier: 1.0,
         iterations: solved.iterations,
     }
 }

@@ -376,6 +376,7 @@ impl Writer<'_> {
             entropy: (sums.depth - scale * sums.mean).max(0.0),
             kl: kl.max(0.0),
             kept_mass: sums.kept.min(1.0),
+            multiplier: 1.0,
             iterations: 0,
         }
     }
