@@ -1,11 +1,17 @@
 //! Algorithm 1 of arXiv:2602.18292: mirror ascent with the entropy as mirror map, in log space.
 
 use super::face::{Answer, Face};
-use super::{Solved, Term};
+use super::{CoverageTerm, Solved};
 use crate::math::{self, FLOOR};
-use crate::status::Status;
 
-pub(super) fn solve(lam: f64, term: Term, steps: u32, eta: Option<f64>, face: &Face, answer: &mut Answer) -> Solved {
+pub(super) fn solve(
+    lam: f64,
+    term: CoverageTerm,
+    steps: u32,
+    eta: Option<f64>,
+    face: &Face,
+    answer: &mut Answer,
+) -> Solved {
     answer.set_softmax(face.log_r.iter().copied());
     let eta = eta.unwrap_or_else(|| guaranteed_step(lam, term, math::max(face.w.iter().copied())));
     for _ in 0..steps {
@@ -22,14 +28,13 @@ pub(super) fn solve(lam: f64, term: Term, steps: u32, eta: Option<f64>, face: &F
         q => q * gradient(lam, term, face, answer, i),
     }));
     Solved {
-        threshold,
         iterations: steps,
-        status: Status::Ok,
+        ..Solved::closed(threshold)
     }
 }
 
 /// `l - lam (log(q / r) + 1) + beta_bar w K (1 - q)^(K-1)`.
-fn gradient(lam: f64, term: Term, face: &Face, answer: &Answer, i: usize) -> f64 {
+fn gradient(lam: f64, term: CoverageTerm, face: &Face, answer: &Answer, i: usize) -> f64 {
     let coverage = term.beta_bar * face.w[i] * term.budget * math::pow_1m(answer.q[i], term.budget - 1.0);
     let divergence = if lam > 0.0 {
         lam * (answer.log_q[i] - face.log_r[i] + 1.0)
@@ -41,7 +46,7 @@ fn gradient(lam: f64, term: Term, face: &Face, answer: &Answer, i: usize) -> f64
 
 /// 1 / L with L the smoothness of the objective relative to the entropy, on a face with weights up to `w_max`; 1 if the objective is
 /// linear.
-pub(super) fn guaranteed_step(lam: f64, term: Term, w_max: f64) -> f64 {
+pub(super) fn guaranteed_step(lam: f64, term: CoverageTerm, w_max: f64) -> f64 {
     let smoothness = lam + term.beta_bar * w_max * curvature(term.budget);
     if smoothness > 0.0 { 1.0 / smoothness } else { 1.0 }
 }
