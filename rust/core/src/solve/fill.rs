@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::Solved;
 use super::face::{Answer, Face};
-use crate::support::rank::Ranked;
+use crate::support::rank::{self, Ranked};
 
 /// How far off a sum of caps may be from 1.
 const ROUNDING: f64 = 8.0 * f64::EPSILON;
@@ -47,16 +47,16 @@ pub(super) fn keep_first(items: &mut Vec<Ranked>, count: f64, x: &[f64]) {
     items.sort_unstable_by(order);
 }
 
-/// The `count`-th largest value, if there are so many; the values are moved about.
-pub(super) fn nth_largest(values: &mut [f64], count: f64) -> Option<f64> {
+/// The `count`-th largest value, if there are so many; the values are thinned out, and `selection` is overwritten.
+pub(super) fn nth_largest(values: &mut Vec<f64>, count: f64, selection: &mut Vec<f64>) -> Option<f64> {
     if !(1.0..=values.len() as f64).contains(&count) {
         return None;
     }
-    Some(
-        *values
-            .select_nth_unstable_by(count as usize - 1, |a, b| b.total_cmp(a))
-            .1,
-    )
+    let count = count as usize;
+    if let Some(least) = rank::kth_largest(count, values, selection, f64::total_cmp) {
+        values.retain(|&value| value >= least);
+    }
+    Some(*values.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1)
 }
 
 /// Whether so many tokens are just enough: then all have the cap.

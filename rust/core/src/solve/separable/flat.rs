@@ -1,6 +1,6 @@
 //! Tokens with a constant derivative beside others: they are full above a multiplier, empty below, anything at it.
 
-use super::{Dual, Root};
+use super::dual::{Dual, Root};
 use crate::support::rank::Ranked;
 
 /// The distribution: that of the dual at its root, and of the tokens in order so many full ones and one with the rest.

@@ -42,11 +42,15 @@ pub(super) struct Law {
     budget: f64,
     /// What there is besides: the constant, and the factors of `-log p` and `-log r`.
     constants: [f64; 3],
+    /// The value at q = 0 without the covering term, and the largest `|b|`.
+    floor: f64,
+    steepest: f64,
 }
 
 /// The numbers of a token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
+    pub(super) p: f64,
     pub(super) log_p: f64,
     /// Of the given anchor.
     pub(super) log_r: f64,
@@ -54,12 +58,15 @@ pub(super) struct Numbers {
     pub(super) gain: f64,
 }
 
-/// A derivative as a function of u: its value, its slope, and a bound on the slope of that.
+/// A derivative as a function of u: its value, its slope, a bound on the slope of that, and how fast, as an exponent, this may
+/// change; and q, if it came by the way, else NaN.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tangent {
+    pub(super) q: f64,
     pub(super) value: f64,
     pub(super) slope: f64,
     pub(super) bend: f64,
+    pub(super) rate: f64,
 }
 
 /// Coefficients that cancel to this share of their sizes are rounding.
@@ -69,6 +76,7 @@ impl Numbers {
     pub(super) fn of(face: &Face, i: usize, term: CoverageTerm) -> Self {
         let weight = face.w.get(i).copied().unwrap_or(0.0);
         Numbers {
+            p: face.p[i],
             log_p: face.log_anchor(Anchor::Model)[i],
             log_r: face.log_r[i],
             gain: (term.beta_bar * weight).min(f64::MAX),
@@ -126,6 +134,18 @@ impl Law {
         }
         let linear = linear.value();
         self.linear = if linear > CANCELLED * size { linear } else { 0.0 };
+        let without = |power: &Power| {
+            if power.b > 0.0 {
+                -power.c / power.b
+            } else {
+                f64::NEG_INFINITY
+            }
+        };
+        self.floor = match self.linear {
+            0.0 => self.powers.iter().map(without).sum(),
+            _ => f64::NEG_INFINITY,
+        };
+        self.steepest = math::max(self.powers.iter().map(|power| power.b.abs())).max(0.0);
     }
 
     /// Adds a power to what there is of its kind; what cancels is gone.
@@ -155,12 +175,20 @@ impl Law {
             value: if self.linear > 0.0 { self.linear * u } else { 0.0 },
             slope: self.linear,
             bend: 0.0,
+            rate: 0.0,
+            q: f64::NAN,
         };
         for &Power { c, b, anchor } in &self.powers {
             let (less_one, whole) = exponentials(b * (u - token.log_anchor(anchor)));
             sum.value += c * less_one / b;
             sum.slope += c * whole;
             sum.bend += (c * whole * b).abs();
+            sum.rate = sum.rate.max(b.abs());
+            if b == 1.0 && anchor == Anchor::None {
+                sum.q = whole;
+            } else if b == 1.0 && anchor == Anchor::Model && token.p > 1e-290 {
+                sum.q = token.p * whole;
+            }
         }
         let covering = match self.covering {
             _ if token.gain == 0.0 => return sum,
@@ -172,6 +200,8 @@ impl Law {
             value: sum.value + covering.value,
             slope: sum.slope + covering.slope,
             bend: sum.bend + covering.bend,
+            rate: sum.rate.max(covering.rate),
+            q: covering.q,
         }
     }
 
@@ -185,6 +215,12 @@ impl Law {
             .iter()
             .fold(least, |least: f64, power| least.min(power.b))
             .max(-4.0)
+    }
+
+    /// How fast, as an exponent, a slope may change.
+    pub(super) fn fastest(&self, token: &Numbers) -> f64 {
+        let covering = if token.gain > 0.0 { 1.0 } else { 0.0 };
+        self.steepest.max(covering)
     }
 
     /// Whether the derivative is the same for every q; then what it is, less the constant.
@@ -202,23 +238,12 @@ impl Law {
 
     /// The derivative at q = 0, less the constant; -inf where every token keeps some probability.
     pub(super) fn at_zero(&self, token: &Numbers) -> f64 {
-        if self.linear > 0.0 {
-            return f64::NEG_INFINITY;
-        }
-        let without = |power: &Power| {
-            if power.b > 0.0 {
-                -power.c / power.b
-            } else {
-                f64::NEG_INFINITY
-            }
-        };
-        let covering = match self.covering {
-            _ if token.gain == 0.0 => 0.0,
-            Covering::Nothing => 0.0,
-            Covering::Linear => -token.gain * self.budget,
+        match self.covering {
+            _ if token.gain == 0.0 => self.floor,
+            Covering::Nothing => self.floor,
+            Covering::Linear => self.floor - token.gain * self.budget,
             Covering::Log => f64::NEG_INFINITY,
-        };
-        self.powers.iter().map(without).sum::<f64>() + covering
+        }
     }
 
     /// Where the derivative is `t`, and its slope there, if it is of one shape alone.
@@ -317,6 +342,7 @@ fn hits(gain: f64, budget: f64, u: f64) -> Tangent {
     if draws == 0.0 {
         return Tangent {
             value: -gain,
+            q,
             ..Tangent::default()
         };
     }
@@ -327,6 +353,8 @@ fn hits(gain: f64, budget: f64, u: f64) -> Tangent {
             value: -whole * (1.0 - draws * q * (1.0 - 0.5 * (draws - 1.0) * q)),
             slope,
             bend: slope,
+            rate: 2.0,
+            q,
         };
     }
     let rest = -math::expm1(u);
@@ -336,10 +364,13 @@ fn hits(gain: f64, budget: f64, u: f64) -> Tangent {
         math::exp((draws - 1.0) * math::ln_1m_exp(u))
     };
     let slope = whole * draws * q * power;
+    let rate = 1.0 + draws * q / rest.max(f64::MIN_POSITIVE);
     Tangent {
         value: -whole * power * rest,
         slope,
-        bend: slope * (1.0 + draws * q / rest.max(f64::MIN_POSITIVE)),
+        bend: slope * rate,
+        rate,
+        q,
     }
 }
 
@@ -357,6 +388,8 @@ fn log_hits(gain: f64, budget: f64, u: f64) -> Tangent {
             value: -single,
             slope: single,
             bend: single,
+            rate: 1.0,
+            q,
         };
     }
     if budget * q < FEW {
@@ -366,6 +399,8 @@ fn log_hits(gain: f64, budget: f64, u: f64) -> Tangent {
             value: -single * (1.0 - first + second),
             slope,
             bend: slope,
+            rate: 2.0,
+            q,
         };
     }
     let log_miss = math::ln_1m_exp(u);
@@ -378,10 +413,13 @@ fn log_hits(gain: f64, budget: f64, u: f64) -> Tangent {
         math::exp((draws - 1.0) * log_miss)
     };
     let slope = gain * q * budget * power * (draws + miss) / (hit * hit);
+    let rate = 2.0 + budget * q / rest.max(f64::MIN_POSITIVE);
     Tangent {
         value: -gain * budget * power * rest / hit,
         slope,
-        bend: slope * (2.0 + budget * q / rest.max(f64::MIN_POSITIVE)),
+        bend: slope * rate,
+        rate,
+        q,
     }
 }
 

@@ -1,6 +1,6 @@
 //! One token of a separable problem: the root of `phi'(q) = l - nu` in `u = log q`.
 
-use super::terms::{Law, Numbers};
+use super::terms::{Law, Numbers, Tangent};
 use crate::math;
 
 /// What a token has at the multiplier evaluated last.
@@ -19,21 +19,37 @@ pub(super) enum State {
 pub(super) struct Token {
     /// Position on the face.
     pub(super) index: u32,
-    pub(super) numbers: Numbers,
-    /// The linear term less the constants of the terms, shifted.
-    pub(super) a: f64,
-    /// `phi'` at the cap, less the constants, and its slope there.
-    pub(super) top: f64,
-    pub(super) top_slope: f64,
     pub(super) state: State,
     /// Never again with probability, whatever multipliers may come.
     pub(super) dead: bool,
-    /// `log q`, `q`, and the slope of `phi'` in u.
+    pub(super) numbers: Numbers,
+    /// The linear term less the constants of the terms, shifted.
+    pub(super) a: f64,
+    /// `phi'` at the cap, less the constants.
+    pub(super) top: f64,
+    /// `log q`, and the slope of `phi'` in it.
     pub(super) u: f64,
-    pub(super) q: f64,
     pub(super) slope: f64,
-    /// What `phi'` was to be.
-    t: f64,
+}
+
+/// A multiplier to go to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    pub(super) nu: f64,
+    /// Where the token is; NaN before the first move.
+    pub(super) from: f64,
+    /// The relative error that q may have; exact if 0.
+    pub(super) tolerance: f64,
+    /// The logarithm of the cap.
+    pub(super) log_cap: f64,
+}
+
+/// A root: log q, q but for the tolerance, and the slope.
+#[derive(Clone, Copy, Debug)]
+struct Root {
+    u: f64,
+    q: f64,
+    slope: f64,
 }
 
 /// Log-probabilities that are as good as -inf, and whose products stay finite.
@@ -49,46 +65,55 @@ impl Token {
     pub(super) fn new(index: u32, numbers: Numbers, a: f64) -> Self {
         Token {
             index,
+            state: State::Zero,
+            dead: false,
             numbers,
             a,
             top: f64::NAN,
-            top_slope: f64::NAN,
-            state: State::Zero,
-            dead: false,
             u: f64::NEG_INFINITY,
-            q: 0.0,
-            slope: f64::INFINITY,
-            t: f64::NAN,
+            slope: f64::NAN,
         }
     }
 
-    /// Moves to a multiplier; `most` is the log of the cap.
-    pub(super) fn evaluate(&mut self, law: &Law, nu: f64, most: f64) {
-        let t = self.a - nu;
+    /// Moves to a multiplier; returns q.
+    pub(super) fn go(&mut self, law: &Law, to: &Move) -> f64 {
+        let t = self.a - to.nu;
         if t >= self.top {
-            (self.state, self.u) = (State::Capped, most);
-        } else if t <= law.at_zero(&self.numbers) {
-            (self.state, self.u) = (State::Zero, f64::NEG_INFINITY);
-        } else {
-            let (u, slope) = self.root(law, t, most);
-            (self.state, self.u, self.slope, self.t) = (State::Free, u.clamp(LEAST, most), slope, t);
+            (self.state, self.u) = (State::Capped, to.log_cap);
+            return math::exp(to.log_cap);
         }
-        self.q = if self.u > UNDERFLOW { math::exp(self.u) } else { 0.0 };
+        if t <= law.at_zero(&self.numbers) {
+            (self.state, self.u) = (State::Zero, f64::NEG_INFINITY);
+            return 0.0;
+        }
+        let Root { u, q, slope } = self.root(law, t, to);
+        let u = if u > to.log_cap { to.log_cap } else { u.max(LEAST) };
+        (self.state, self.u, self.slope) = (State::Free, u, slope);
+        if u <= UNDERFLOW {
+            0.0
+        } else if to.tolerance == 0.0 || q.is_nan() {
+            math::exp(u)
+        } else {
+            q
+        }
     }
 
-    fn root(&self, law: &Law, t: f64, most: f64) -> (f64, f64) {
-        if let Some(closed) = law.closed(&self.numbers, t) {
-            return closed;
+    fn root(&self, law: &Law, t: f64, to: &Move) -> Root {
+        if let Some((u, slope)) = law.closed(&self.numbers, t) {
+            let q = f64::NAN;
+            return Root { u, q, slope };
         }
         // Newton from the root before, if it is near.
-        let step = (t - self.t) / self.slope;
-        let start = if self.state == State::Free && step.abs() < 0.5 {
+        let step = (to.from - to.nu) / self.slope;
+        let near = self.state == State::Free && (step * law.fastest(&self.numbers)).abs() < 2.0;
+        let start = if near {
             self.u + step
         } else {
             law.start(&self.numbers, t)
         };
-        let start = if start < most { start.max(LEAST) } else { most };
-        root(|u| law.tangent(&self.numbers, u), t, start, most)
+        let high = to.log_cap;
+        let start = if start < high { start.max(LEAST) } else { high };
+        root(|u| law.tangent(&self.numbers, u), t, start, high, to.tolerance)
     }
 
     /// Whether the token has nothing, nor will at any larger multiplier.
@@ -97,9 +122,10 @@ impl Token {
     }
 }
 
-/// The root of an increasing function with a value of `t` left of `high`, and its slope there: Newton's method while it stays in
-/// what is left and halves the residual, else bisection; steps to the left that grow, until there is a bound on that side.
-fn root(tangent: impl Fn(f64) -> super::terms::Tangent, t: f64, start: f64, mut high: f64) -> (f64, f64) {
+/// The root of an increasing function with a value of `t` left of `high`: Newton's method while it stays in what is left and halves
+/// the residual, else bisection; steps to the left that grow, until there is a bound on that side.
+fn root(tangent: impl Fn(f64) -> Tangent, t: f64, start: f64, mut high: f64, tolerance: f64) -> Root {
+    let tolerance = tolerance.max(1e-16);
     let (mut u, mut low) = (start, f64::NEG_INFINITY);
     let (mut last, mut stride, mut slope) = (f64::INFINITY, 1.0, f64::INFINITY);
     for _ in 0..LIMIT {
@@ -112,17 +138,24 @@ fn root(tangent: impl Fn(f64) -> super::terms::Tangent, t: f64, start: f64, mut 
             high = high.min(u);
         }
         let next = u - residual / slope;
-        let moved = (next - u).abs();
+        let step = next - u;
+        let moved = step.abs();
         let inside = next.is_finite() && low <= next && next <= high;
-        // The error after a step is half its square times the relative bend, if that is small.
-        let settled = at.bend * moved * moved <= 1e-16 * slope && at.bend * moved <= 0.1 * slope;
+        // The error after a step is half its square times the relative bend, where that hardly changes on the way.
+        let settled = at.rate * moved <= 0.1 && at.bend * moved * moved <= tolerance * slope;
         if inside && (settled || moved <= 2.0 * f64::EPSILON * u.abs()) {
-            return (next, slope);
+            let small = moved < 1e-3;
+            let q = if small {
+                at.q * (1.0 + step * (1.0 + step * (0.5 + step / 6.0)))
+            } else {
+                f64::NAN
+            };
+            return Root { u: next, q, slope };
         }
         let slow = residual.abs() > 0.5 * last;
         // What no longer halves is rounding.
         if slow && residual.abs() <= 8.0 * f64::EPSILON * (t.abs() + at.value.abs()) {
-            return (u, slope);
+            break;
         }
         let next = if inside && !slow {
             last = residual.abs();
@@ -137,9 +170,10 @@ fn root(tangent: impl Fn(f64) -> super::terms::Tangent, t: f64, start: f64, mut 
             }
         };
         if !(low < next && next < high) || next < LEAST {
-            return (u, slope);
+            break;
         }
         u = next;
     }
-    (u, slope)
+    let q = f64::NAN;
+    Root { u, q, slope }
 }
