@@ -197,6 +197,7 @@ def separable_dual(plan: Plan, row: FaceRow) -> Found | None:
         if plan.cap == 1.0 and log_q.max() == 0.0:  # a vertex: of all nu that give it the one without a cap
             (at,) = (log_q == 0.0).nonzero()
             nu = float(-slope.excess(log_q[at], t, at)[0])
+            log_q = np.where(log_q < 0.0, _tokens(slope, t - nu, log_cap), 0.0)
     return Found(log_q, nu - slope.common, sum_of_terms(plan, row, log_q), rounds)
 
 
@@ -210,9 +211,13 @@ def _dual(slope: Slope, t: Array, x: Array, log_cap: float) -> tuple[Array, floa
     evaluations = 0
 
     def mass(nu: float) -> float:
+        """Return log sum q, near 0 without the cancellation that a q near 1 would bring."""
         nonlocal evaluations
         evaluations += 1
-        return log_sum_exp(_tokens(slope, t - nu, log_cap))
+        u = _tokens(slope, t - nu, log_cap)
+        hub = int(np.argmax(u))
+        others = float(np.exp(u[:hub]).sum() + np.exp(u[hub + 1 :]).sum())
+        return float(np.log1p(others + np.expm1(u[hub]))) if u[hub] > -0.5 else log_sum_exp(u)
 
     low, high = _around(mass, _guess(slope, t, log_cap))
     if low == -np.inf:  # slopes beyond any float, of an anchor that underflows: what is left is shared

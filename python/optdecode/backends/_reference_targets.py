@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +43,7 @@ def reach_target(plan: Plan, row: FaceRow, solver: Solver) -> Found | None:
     if limit is None or reached(limit, row) < goal:
         return None
 
+    @cache
     def at(log_m: float) -> Found:
         m = float(np.exp(log_m))
         found = solver(scaled(plan, m), row)
