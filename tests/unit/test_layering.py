@@ -12,7 +12,15 @@ import optdecode
 LAYERS: dict[str, list[str]] = {
     "spec": ["errors", "_status", "_spec", "regularizers.*", "supports", "constraints", "_problem"],
     "plan": ["_plan", "_lowering", "_curvature", "_explain"],
-    "backends": ["_core", "_inputs", "_system", "_certificate", "_certificate_problem", "_certificate_terms", "backends.*"],
+    "backends": [
+        "_core",
+        "_inputs",
+        "_system",
+        "_certificate",
+        "_certificate_problem",
+        "_certificate_terms",
+        "backends.*",
+    ],
     "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
     "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
 }

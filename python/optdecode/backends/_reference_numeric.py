@@ -76,11 +76,14 @@ def log1mexp(u: Array) -> Array:
         return np.asarray(np.where(u > -np.log(2.0), near, np.log1p(-np.exp(u))))
 
 
-def find_roots(f: Callable[[Array, npt.NDArray[np.intp]], Array], low: Array, high: Array) -> tuple[Array, int]:
+def find_roots(
+    f: Callable[[Array, npt.NDArray[np.intp]], Array], low: Array, high: Array, nearest: float = 1e-300
+) -> tuple[Array, int]:
     """Solve f = 0 in each coordinate's bracket by Chandrupatla's method (bisection or inverse quadratic steps).
 
     ``f(x, i)`` gives the values at x of the coordinates i. Where rounding hides the sign change, the end with the
-    smaller value is the root. Returns the roots and the number of rounds.
+    smaller value is the root. Returns the roots, within ``nearest`` or two units in the last place, and the number of
+    rounds.
     """
     i = np.arange(low.size)
     a, b = high.astype(np.float64), low.astype(np.float64)
@@ -101,7 +104,7 @@ def find_roots(f: Callable[[Array, npt.NDArray[np.intp]], Array], low: Array, hi
         best = np.where(np.abs(fa) < np.abs(fb), a, b)
         roots[i] = best
         # Half of the smallest step that still moves the iterate, relative to the bracket.
-        limit = (2.0 * np.finfo(np.float64).eps * np.abs(best) + 1e-300) / np.maximum(np.abs(b - a), 1e-300)
+        limit = (2.0 * np.finfo(np.float64).eps * np.abs(best) + nearest) / np.maximum(np.abs(b - a), 1e-300)
         live = (limit < 0.5) & (fa != 0.0)
         i, a, b, c, limit = i[live], a[live], b[live], c[live], limit[live]
         fa, fb, fc = fa[live], fb[live], fc[live]
@@ -113,9 +116,13 @@ def find_roots(f: Callable[[Array, npt.NDArray[np.intp]], Array], low: Array, hi
     return roots, rounds
 
 
-def find_root(f: Callable[[float], float], low: float, high: float) -> tuple[float, int]:
+def find_root(f: Callable[[float], float], low: float, high: float, nearest: float = 1e-300) -> tuple[float, int]:
     """Scalar form of `find_roots`."""
-    roots, rounds = find_roots(lambda x, i: np.array([f(float(v)) for v in x]), np.array([low]), np.array([high]))
+
+    def each(x: Array, i: npt.NDArray[np.intp]) -> Array:
+        return np.array([f(float(v)) for v in x])
+
+    roots, rounds = find_roots(each, np.array([low]), np.array([high]), nearest)
     return float(roots[0]), rounds
 
 

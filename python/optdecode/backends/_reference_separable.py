@@ -223,10 +223,11 @@ def _dual(slope: Slope, t: Array, x: Array, log_cap: float) -> tuple[Array, floa
     if low == -np.inf:  # slopes beyond any float, of an anchor that underflows: what is left is shared
         most, least = np.full(x.size, log_cap), _tokens(slope, t - high, log_cap)
         return _between(most, least, ~slope.falls(), np.lexsort((-x, -t[0]))), high, evaluations
-    nu, _ = find_root(mass, low, high)
+    nearest = max(1e-300, 1e-17 * slope.log)  # a log x turns this into a relative error of q
+    nu, _ = find_root(mass, low, high, nearest)
     # The sum may jump over 1 between two floats: where all of it does (linear objectives) and where the derivative is
     # so steep in q that nu does not resolve it.
-    width = 4.0 * np.finfo(np.float64).eps * abs(nu) + 1e-300
+    width = 4.0 * np.finfo(np.float64).eps * abs(nu) + nearest
     left, right = nu, nu
     while mass(left) < 0.0:
         left, width = left - width, 8.0 * width
@@ -255,7 +256,7 @@ def _around(mass: Callable[[float], float], start: float) -> tuple[float, float]
             if low < -_FAR:
                 return -np.inf, low
             low, high, step = low - step, low, 8.0 * step
-    while high - low > 1e3 * (1.0 + min(abs(low), abs(high))):
+    while np.arcsinh(high) - np.arcsinh(low) > 8.0:
         middle = float(np.sinh(0.5 * (np.arcsinh(low) + np.arcsinh(high))))
         low, high = (middle, high) if mass(middle) > 0.0 else (low, middle)
     return low, high
