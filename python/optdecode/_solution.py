@@ -143,6 +143,7 @@ class Solution:
             face=self._solved.face,
             threshold=self._solved.threshold,
             status=self._solved.status,
+            multiplier=self._solved.multiplier,
             shape=self._rows.shape,
         )
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from optdecode._status import Status
 from optdecode.backends._reference_draw import draw_positions, philox4x32_10, row_seeds
-from optdecode.backends._reference_solvers import SOLVERS, FaceRow, Found, dot
+from optdecode.backends._reference_numeric import FaceRow, Found, dot
+from optdecode.backends._reference_solvers import optimum
 from optdecode.backends._reference_supports import (
     FLOOR,
     Array,
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["model_log_probs", "philox4x32_10", "row_seeds", "sample", "solve"]
 
 
+#: Threshold, objective, entropy, kl, kept mass, multiplier.
 Scalars = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)
 class SolvedRow:
-    """One row: face token ids, log q on them, scalars (threshold, objective, entropy, kl, kept mass, multiplier), iterations, status."""
+    """One row: face token ids, log q on them, `Scalars`, iterations, status."""
 
     ids: npt.NDArray[np.intp]
     log_q: Array
@@ -222,7 +224,7 @@ def _solve_row(
     if status.is_solved and plan.has_coverage:
         w, status = _weights(plan, x[ids], None if weights is None else weights[ids], ids)
     if not status.is_solved:
-        return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 6, 0, status)
+        return _unsolved(status)
     x, w = x[ids], np.zeros(ids.size) if w is None else w
     log_p = model_log_probs_of(x, plan.temperature)
     given = plan.anchor == "given"
@@ -239,14 +241,18 @@ def _solve_row(
         w=w[on],
         budget=plan.budget if budget is None else budget,
     )
-    found = SOLVERS[plan.kind.value](plan, face)
-    return SolvedRow(
-        ids[on],
-        found.log_q,
-        _scalars(plan, face, found, shift),
-        found.iterations,
-        Status.OK,
-    )
+    found = optimum(plan, face)
+    if found is None:
+        return _unsolved(Status.INFEASIBLE)
+    scalars = _scalars(plan, face, found, shift)
+    kept = np.ones(face.x.size, dtype=bool) if found.kept is None else found.kept
+    # A divergence from an anchor that underflows may be too large for a float at every distribution.
+    status = Status.OK if np.isfinite(scalars[:2]).all() else Status.REDUCED_ACCURACY
+    return SolvedRow(ids[on][kept], found.log_q[kept], scalars, found.iterations, status)
+
+
+def _unsolved(status: Status) -> SolvedRow:
+    return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 6, 0, status)
 
 
 def _allowed(plan: Plan, x: Array, mask: Flags | None, anchor: Array | None) -> tuple[npt.NDArray[np.intp], Status]:
