@@ -18,6 +18,9 @@ from optdecode._system import row_seeds as row_seeds
 from optdecode._system import set_num_threads as set_num_threads
 from optdecode._system import show_versions as show_versions
 from optdecode._system import version as _version
+from optdecode.constraints import Cap as Cap
+from optdecode.constraints import Divergence as Divergence
+from optdecode.constraints import Entropy as Entropy
 from optdecode.errors import BackendUnavailableError as BackendUnavailableError
 from optdecode.errors import ConvergenceError as ConvergenceError
 from optdecode.errors import DTypeError as DTypeError
@@ -34,10 +37,15 @@ from optdecode.presets import sparsemax as sparsemax
 from optdecode.presets import top_k as top_k
 from optdecode.presets import top_p as top_p
 from optdecode.regularizers import KL as KL
+from optdecode.regularizers import L0 as L0
+from optdecode.regularizers import AlphaDivergence as AlphaDivergence
+from optdecode.regularizers import ChiSquare as ChiSquare
 from optdecode.regularizers import Coverage as Coverage
+from optdecode.regularizers import LogCoverage as LogCoverage
 from optdecode.regularizers import NegEntropy as NegEntropy
 from optdecode.regularizers import Quadratic as Quadratic
 from optdecode.regularizers import Regularizer as Regularizer
+from optdecode.regularizers import ReverseKL as ReverseKL
 from optdecode.regularizers import Tsallis as Tsallis
 from optdecode.regularizers import Weights as Weights
 from optdecode.supports import Allowed as Allowed

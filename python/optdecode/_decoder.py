@@ -23,7 +23,8 @@ from optdecode._inputs import (
     read_rows,
     read_seeds,
 )
-from optdecode._plan import Plan, PlanKind, lower
+from optdecode._lowering import lower
+from optdecode._plan import Plan, PlanKind
 from optdecode._problem import MirrorAscent, Problem
 from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, with_model
 from optdecode._spec import Spec, one_of, positive_int

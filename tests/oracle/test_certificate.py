@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optdecode import _certificate
+from optdecode import _certificate_terms as terms
 from optdecode._certificate import certify
+from optdecode._certificate_problem import TERMS as BUILDERS
 from optdecode._plan import Plan, PlanKind
 from optdecode.backends import reference
 from rows import ROW_KINDS, make_row, make_rows
@@ -166,13 +167,13 @@ def test_nothing_gains_more_than_the_gap(seed, plan, lam, k, uniform):
 
 
 TERMS = [
-    _certificate._Zero(),
-    _certificate._RelativeEntropy(0.7, np.log([0.3])),
-    _certificate._RelativeEntropy(2.0, np.zeros(1)),
-    _certificate._HalfSquare(0.4),
-    *(_certificate._Tsallis(0.5, alpha) for alpha in (1.01, 1.5, 3.0, 20.0)),
+    terms.Zero(),
+    terms.RelativeEntropy(0.7, np.log([0.3])),
+    terms.RelativeEntropy(2.0, np.zeros(1)),
+    terms.HalfSquare(0.4),
+    *(terms.Tsallis(0.5, alpha) for alpha in (1.01, 1.5, 3.0, 20.0)),
     *(
-        _certificate._Coverage(lam, np.log([0.05]), np.array([worth]), k)
+        terms.Coverage(lam, np.log([0.05]), np.array([worth]), k)
         for lam in (0.0, 0.02, 1.0)
         for worth in (0.0, 0.3, 5.0)
         for k in (1, 2, 9, 500)
@@ -202,7 +203,7 @@ def test_conjugates_and_gradients_against_a_grid(term):
 
 
 def test_every_plan_has_a_regularizer():
-    assert set(_certificate._TERMS) == {kind.value for kind in PlanKind}
+    assert set(BUILDERS) == {kind.value for kind in PlanKind}
     assert set(OPTIMA) == set(PlanKind)
 
 

@@ -14,7 +14,7 @@
 use super::cover::{DEPTH, SERIES, Tail, leave_sums, less_head, open, plain};
 use super::draw::{GATHERED, Ready};
 use super::mirror::{curvature, guaranteed_step};
-use super::{Term, Workspace};
+use super::{CoverageTerm, Workspace};
 use crate::arch::{self, Exponential, Level, Step};
 use crate::math;
 use crate::plan::{Objective, Plan};
@@ -91,7 +91,7 @@ fn problem(plan: &Plan, budget: u32, by_model: bool, heaviest: f64) -> Option<Pr
     else {
         return None;
     };
-    let term = Term {
+    let term = CoverageTerm {
         beta_bar: coverage.beta_bar,
         budget: f64::from(budget),
     };

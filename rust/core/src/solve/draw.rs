@@ -19,7 +19,7 @@
 
 use super::ascent::from_mirror;
 use super::cover::{Tail, from_coverage};
-use super::{Solved, Term, Workspace, dispatch, distribute, solve_whole, tsallis};
+use super::{CoverageTerm, Solved, Workspace, dispatch, distribute, solve_whole, tsallis};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level, Threshold};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
@@ -117,6 +117,7 @@ pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspa
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
     let ready = match plan.objective {
+        _ if plan.is_constrained() => None,
         Objective::Coverage { .. } => from_coverage(plan, row, level, ws)?.map(|found| found.ready),
         Objective::Mirror { .. } => from_mirror(plan, row, level, ws)?,
         _ => shortcut(plan, row, level, ws)?,
@@ -542,5 +543,5 @@ fn solve_candidates(plan: &Plan, face_is_known: bool, ws: &mut Workspace) -> Sol
         prepared.refer_to_scores(plan.temperature);
     }
     face.gather(plan, prepared, keep, weights);
-    dispatch(&plan.objective, face, Term::NONE, scratch, answer)
+    dispatch(&plan.objective, plan.cap, face, CoverageTerm::NONE, scratch, answer)
 }

@@ -1,7 +1,7 @@
 //! Algorithm 1 of arXiv:2602.18292: mirror ascent with the entropy as mirror map, in log space.
 
 use super::face::{Answer, Face};
-use super::{Solved, Term};
+use super::{CoverageTerm, Solved};
 use crate::math::{self, FLOOR};
 use crate::status::Status;
 
@@ -9,7 +9,7 @@ use crate::status::Status;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ascent {
     pub(super) lam: f64,
-    pub(super) term: Term,
+    pub(super) term: CoverageTerm,
     pub(super) steps: u32,
     pub(super) eta: Option<f64>,
     pub(super) tolerance: Option<f64>,
@@ -30,12 +30,12 @@ pub(super) fn solve(ascent: &Ascent, face: &Face, gradient: &mut Vec<f64>, answe
             .map(|most| ascent.gap(face, gradient, answer) <= most * lam);
         if arrived == Some(true) || taken == steps {
             return Solved {
-                threshold: mean(gradient, answer),
                 iterations: taken,
                 status: match arrived {
                     Some(false) => Status::ReducedAccuracy,
                     _ => Status::Ok,
                 },
+                ..Solved::closed(mean(gradient, answer))
             };
         }
         for (log_q, slope) in answer.log_q.iter_mut().zip(&*gradient) {
@@ -91,7 +91,7 @@ fn mean(gradient: &[f64], answer: &Answer) -> f64 {
 
 /// 1 / L with L the smoothness of the objective relative to the entropy, on a face with weights up to `w_max`; 1 if the objective is
 /// linear.
-pub(super) fn guaranteed_step(lam: f64, term: Term, w_max: f64) -> f64 {
+pub(super) fn guaranteed_step(lam: f64, term: CoverageTerm, w_max: f64) -> f64 {
     let smoothness = lam + term.beta_bar * w_max * curvature(term.budget);
     if smoothness > 0.0 { 1.0 / smoothness } else { 1.0 }
 }
