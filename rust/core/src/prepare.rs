@@ -54,7 +54,7 @@ impl Prepared {
         Ok(())
     }
 
-    /// Takes candidates in place of all allowed tokens: at least one, ids ascending, among them the best. There is no model
+    /// Takes candidates in place of all allowed tokens: at least one, ids ascending, among them the best of the face. There is no model
     /// distribution then.
     pub(crate) fn hold(&mut self, ids: impl IntoIterator<Item = u32>, x: impl IntoIterator<Item = f64>) {
         self.collect_with(|held, values| {

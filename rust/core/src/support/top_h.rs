@@ -12,8 +12,8 @@ use super::weighed::{last_true, order, score};
 use crate::arch::{self, Exponential};
 use crate::math;
 
-/// Sums in f32 may be off by so much.
-const ROUNDING: f64 = 1e-6;
+/// Of entropies: what a rounding of the sums could do, so that of equal tokens as many are kept as should be.
+const ROUNDING: f64 = 1e-7;
 
 /// Drops all but that prefix, and tokens of p = 0; the best token stays at any rate.
 pub(super) fn keep(alpha: f64, x: &[f64], p: &[f64], best: usize, ranked: &mut Vec<Ranked>, keep: &mut [bool]) {
