@@ -7,7 +7,7 @@ use super::face::{Answer, Face};
 use crate::support::rank::{self, Ranked};
 
 /// How far off a sum of caps may be from 1.
-const ROUNDING: f64 = 8.0 * f64::EPSILON;
+pub(super) const ROUNDING: f64 = 1e-12;
 
 /// How many tokens under a cap hold all probability: the smallest count with `count * cap >= 1`, but for rounding.
 pub(super) fn fewest(cap: f64) -> f64 {

@@ -14,18 +14,18 @@ use super::{CoverageTerm, Scratch, Solved, dispatch, fill};
 use crate::math::{self, FLOOR};
 use crate::plan::{Plan, Target};
 
-/// What a target may be missed by.
+/// What a target may be missed by, relative to it or to 1.
 const SLACK: f64 = 1e-12;
 
+/// A miss or a surplus with which a search ends.
+const CLOSE: f64 = 5e-13;
+
 /// Multipliers that are tried, at most and at least.
-const LARGEST: f64 = 1e250;
-const SMALLEST: f64 = 1e-250;
+const LARGEST: f64 = 1e100;
+const SMALLEST: f64 = 1e-100;
 
 /// Solutions, at most.
 const LIMIT: u32 = 200;
-
-/// The root of a search: a margin this close to 0 is as good as none.
-const CLOSE: f64 = 5e-13;
 
 pub(super) fn solve(
     plan: &Plan,
@@ -72,7 +72,7 @@ impl Search<'_> {
         if !vertex.status.is_solved() {
             return vertex;
         }
-        if self.margin() >= 0.0 {
+        if self.margin() >= -SLACK {
             return Solved {
                 multiplier: 0.0,
                 ..vertex
@@ -85,7 +85,7 @@ impl Search<'_> {
         }
         let (first, solved) = self.at(0.0);
         match first {
-            _ if self.is_close(first) => solved,
+            _ if is_close(first) => solved,
             _ if first < 0.0 => self.widen(first, 1.0),
             _ => self.widen(first, -1.0),
         }
@@ -98,7 +98,7 @@ impl Search<'_> {
             let log_m = (last.0 + direction * stride).clamp(math::ln(SMALLEST), math::ln(LARGEST));
             let (margin, solved) = self.at(log_m);
             let ended = log_m == last.0;
-            if self.is_close(margin) || (ended && margin >= 0.0) {
+            if is_close(margin) || (ended && margin >= 0.0) {
                 return solved;
             }
             if ended {
@@ -120,7 +120,7 @@ impl Search<'_> {
             let log_m = a.0 + fraction * (b.0 - a.0);
             let (margin, solved) = self.at(log_m);
             let between = (log_m - a.0) * (b.0 - log_m) > 0.0;
-            if self.is_close(margin) || (!between && margin >= 0.0) {
+            if is_close(margin) || (!between && margin >= 0.0) {
                 return solved;
             }
             if !between || self.iterations > LIMIT {
@@ -164,20 +164,24 @@ impl Search<'_> {
         dispatch(objective, *cap, self.face, self.term, self.scratch, self.answer)
     }
 
-    /// By how much the answer satisfies the target; negative where it does not.
+    /// By how much the answer satisfies the target, relative to it or to 1; negative where it does not.
     fn margin(&self) -> f64 {
         let tokens = || self.answer.q.iter().zip(&self.answer.log_q).zip(&self.face.log_r);
         let positive = || tokens().filter(|((q, _), _)| **q > 0.0);
-        match self.target {
-            Target::Entropy(least) => math::sum(positive().map(|((q, log_q), _)| -q * log_q)) - least,
-            Target::Divergence(most) => most - math::sum(positive().map(|((q, log_q), log_r)| q * (log_q - log_r))),
-        }
+        let (margin, target) = match self.target {
+            Target::Entropy(least) => (math::sum(positive().map(|((q, log_q), _)| -q * log_q)) - least, least),
+            Target::Divergence(most) => {
+                let divergence = math::sum(positive().map(|((q, log_q), log_r)| q * (log_q - log_r)));
+                (most - divergence, most)
+            }
+        };
+        margin / target.max(1.0)
     }
+}
 
-    fn is_close(&self, margin: f64) -> bool {
-        let (Target::Entropy(target) | Target::Divergence(target)) = self.target;
-        (-SLACK..=CLOSE * target.max(1.0)).contains(&margin)
-    }
+/// Whether a search may end with a margin.
+fn is_close(margin: f64) -> bool {
+    (-SLACK..=CLOSE).contains(&margin)
 }
 
 /// Where the inverse quadratic through three points is 0, as a fraction of the way from a to b; none where it is not to be trusted.

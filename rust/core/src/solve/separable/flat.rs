@@ -1,6 +1,7 @@
 //! Tokens with a constant derivative beside others: they are full above a multiplier, empty below, anything at it.
 
 use super::dual::{Dual, Root};
+use crate::solve::fill;
 use crate::support::rank::Ranked;
 
 /// The distribution: that of the dual at its root, and of the tokens in order so many full ones and one with the rest.
@@ -28,7 +29,7 @@ pub(super) fn find(dual: &mut Dual<'_>, flats: &[Ranked]) -> Found {
     }
     if let Some(last) = some.checked_sub(1) {
         let rest = 1.0 - before(dual, last);
-        if rest <= cap * (1.0 + 8.0 * f64::EPSILON) {
+        if rest <= cap + fill::ROUNDING {
             return Found {
                 root: Root {
                     nu: flats[last].value,
