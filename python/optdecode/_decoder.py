@@ -30,8 +30,9 @@ from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, wit
 from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
+from optdecode.constraints import Cap, Constraint
 from optdecode.errors import ProblemError
-from optdecode.regularizers import Coverage, combine
+from optdecode.regularizers import KL, AlphaDivergence, Coverage, LogCoverage, NegEntropy, Regularizer, Tsallis, combine
 from optdecode.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class Decoder(Spec):
         print(describe(self.problem, self.plan), file=file if file is not None else sys.stdout)
 
     def twin(self) -> Decoder:
-        """Return the same decoder without coverage (beta = 0): what is left is re-tempering of the anchor.
+        """Return the same decoder without coverage terms (beta = 0): of Best-of-K, the re-tempering of the anchor.
 
         Returns
         -------
@@ -269,7 +270,7 @@ class Decoder(Spec):
         Decoder(problem=Problem(regularizer=0.2 * KL()), solver=MirrorAscent())
         """
         terms = () if self.problem.regularizer is None else self.problem.regularizer.terms()
-        rest = tuple((a, term) for a, term in terms if not isinstance(term, Coverage))
+        rest = tuple((a, term) for a, term in terms if not isinstance(term, (Coverage, LogCoverage)))
         return replace(self, problem=replace(self.problem, regularizer=combine(rest) if rest else None))
 
     def effective_temperature(self) -> float:
@@ -291,37 +292,51 @@ class Decoder(Spec):
         Raises
         ------
         ProblemError
-            The twin is no softmax of the logits (given anchor, sparse regularizer), or it is uniform.
+            The twin is no softmax of the logits (given anchor, sparse regularizer, cap, target, price a token), or it
+            is uniform; the message names what makes it none.
 
         Examples
         --------
         >>> import optdecode as od
         >>> round(od.best_of_k(lam=0.1, temperature=0.9).effective_temperature(), 6)  # 0.9 / 11
         0.081818
+        >>> od.Decoder(od.Problem(0.5 * od.KL() + 0.5 * od.NegEntropy(), temperature=0.9)).effective_temperature()
+        0.6
         """
         twin = self.twin()
-        plan = twin.plan
+        plan, terms = twin.plan, () if twin.problem.regularizer is None else twin.problem.regularizer.terms()
         if plan.kind is PlanKind.ARGMAX:
             return 0.0
-        softmax_like = plan.kind in (
-            PlanKind.SOFTMAX,
-            PlanKind.FACE_SOFTMAX,
-            PlanKind.ANCHORED_SOFTMAX,
-            PlanKind.MIRROR,
-        )
-        if plan.anchor == "given" or not softmax_like:
-            raise ProblemError(f"effective_temperature: {twin!r} is no softmax of the logits")
-        score = plan.score_weight * _factor_on_scores(plan) * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
-        inverse = score + (1.0 / plan.temperature if plan.anchor == "model" else 0.0)
+        supports = () if twin.problem.support is None else twin.problem.support.members()
+        constraints = [member for member in supports if isinstance(member, Constraint) and member != Cap(1.0)]
+        strangers = [term for _, term in terms if not (_is_entropy(term) or _is_model_kl(term))]
+        strength = sum(coefficient for coefficient, _ in terms)
+        if constraints or strangers or (strength <= 0.0 and plan.kind is not PlanKind.MIRROR):
+            culprit = [*constraints, *strangers, twin][0]
+            raise ProblemError(f"effective_temperature: with {culprit!r} the twin is no softmax of the logits")
+        if plan.kind is PlanKind.MIRROR:
+            factor, anchored = _factor_of_ascent(plan), 1.0
+        else:
+            # q ~ exp((w_s s + kl log p) / strength), and log p = x / T + const.
+            factor = 1.0 / strength
+            anchored = sum(coefficient for coefficient, term in terms if _is_model_kl(term)) / strength
+        score = plan.score_weight * factor * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
+        inverse = score + anchored / plan.temperature
         if inverse == 0.0:
             raise ProblemError("effective_temperature: the twin is the uniform distribution (infinite temperature)")
         return 1.0 / inverse
 
 
-def _factor_on_scores(plan: Plan) -> float:
-    """Return a of the distribution q = r exp(a s): what a plan without coverage makes of its anchor r."""
-    if plan.kind is not PlanKind.MIRROR:
-        return 1.0 / plan.lam
+def _is_entropy(term: Regularizer) -> bool:
+    return term in (NegEntropy(), Tsallis(1.0))
+
+
+def _is_model_kl(term: Regularizer) -> bool:
+    return term in (KL(), AlphaDivergence(1.0))
+
+
+def _factor_of_ascent(plan: Plan) -> float:
+    """Return a of the distribution q = p exp(a s) that mirror ascent without coverage makes of p."""
     if plan.lam == 0.0:  # eta None: 1 where L = 0
         return plan.steps * (1.0 if plan.eta is None else plan.eta)
     # (1 - (1 - eta lam)^J) / lam without the cancellation of a small eta lam; "auto" is there after one step.
