@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+import optdecode._user_certificate as of_users
+
 if TYPE_CHECKING:
     from optdecode._plan import Plan
 
@@ -53,8 +55,8 @@ class Certificate:
         max(1, lam, largest finite ``|s_i|`` on the face): what `gap` is to be measured against.
     scope : str
         ``"global"``; ``"optimal on the selected face"`` where supports chose the face from the scores (the bound holds
-        on the face, and says nothing of the choice); ``"concavity assumed"`` is reserved for objectives that cannot be
-        verified concave.
+        on the face, and says nothing of the choice); ``"concavity assumed"`` where the regularizer is code of
+        the caller's own, whose gradient and convexity the gap takes for granted.
     """
 
     gap: Any
@@ -119,7 +121,15 @@ def certify(
     """
     count = logits.shape[0]
     columns = np.full((5, count), np.nan)
-    for b in range(count):
+    user = plan.kind.value == "user"
+    if user:
+        rows = np.flatnonzero(status <= _LAST_SOLVED)
+        with np.errstate(all="ignore"):
+            columns[:, rows] = of_users.certify_user(
+                plan, logits, mask=mask, anchor=anchor, weights=weights, budget=budget, log_probs=log_probs, face=face,
+                threshold=threshold, rows=rows, indicator=_indicator,
+            )  # fmt: skip
+    for b in range(0 if user else count):
         if status[b] <= _LAST_SOLVED:
             own = None if budget is None else int(budget[b])
             per_row = (_pick(mask, b), _pick(anchor, b), _pick(weights, b), own)
@@ -127,9 +137,8 @@ def certify(
                 problem = _measure(plan, np.asarray(logits[b], dtype=np.float64), face[b], *per_row)
                 columns[:, b] = _certify_row(problem, log_probs[b].astype(np.float64), float(threshold[b]))
     gap, residual, violation, error, scale = columns.reshape(5, *((count,) if shape is None else shape))
-    return Certificate(
-        gap[()], residual[()], violation[()], error[()], scale[()], scope=_ON_FACE if plan.selects else _GLOBAL
-    )
+    scope = of_users.scope_of(plan) if user else _ON_FACE if plan.selects else _GLOBAL
+    return Certificate(gap[()], residual[()], violation[()], error[()], scale[()], scope=scope)
 
 
 def _pick(rows: npt.NDArray[Any] | None, b: int) -> npt.NDArray[Any] | None:

@@ -8,6 +8,8 @@ from enum import IntEnum
 class Status(IntEnum):
     """Outcome of one row; the numbers are stable and equal to those of the Rust core.
 
+    ``BAD_REGULARIZER`` is of Python alone, where the caller's own code runs.
+
     Examples
     --------
     >>> Status(2).name, Status.INFEASIBLE.is_solved
@@ -21,6 +23,7 @@ class Status(IntEnum):
     INF_SCORES = 4
     BAD_ANCHOR = 5
     BAD_WEIGHTS = 6
+    BAD_REGULARIZER = 7
 
     @property
     def is_solved(self) -> bool:
@@ -44,4 +47,5 @@ _MEANINGS = {
     Status.INF_SCORES: "an allowed token has a +inf logit",
     Status.BAD_ANCHOR: "the anchor has a NaN or +inf log-probability on an allowed token",
     Status.BAD_WEIGHTS: "a weight of an allowed token is NaN, negative or infinite",
+    Status.BAD_REGULARIZER: "the decoder's own regularizer or support failed, or contradicts itself",
 }

@@ -12,12 +12,19 @@ import optdecode
 LAYERS: dict[str, list[str]] = {
     "spec": ["errors", "_status", "_spec", "regularizers.*", "supports", "constraints", "_problem"],
     "plan": ["_plan", "_lowering", "_curvature", "_explain"],
-    "backends": ["_core", "_inputs", "_system", "_certificate", "backends.*"],
+    "backends": ["_core", "_inputs", "_system", "_certificate", "_user_certificate", "_checks", "backends.*"],
     "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
     "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.
-INDEPENDENT = [("_certificate", "_core"), ("_certificate", "backends"), ("backends.reference", "_core")]
+INDEPENDENT = [
+    ("_certificate", "_core"),
+    ("_certificate", "backends"),
+    ("_user_certificate", "_core"),
+    ("_user_certificate", "backends"),
+    ("_user_certificate", "_checks"),
+    ("backends.reference", "_core"),
+]
 # What only the last layer may import at top level.
 HEAVY = {"torch", "onnxruntime", "tokenizers", "rich", "matplotlib", "transformers", "vllm", "llama_cpp", "sglang"}
 

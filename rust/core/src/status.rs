@@ -18,6 +18,7 @@ pub enum Status {
     BadAnchor = 5,
     /// A given weight of an allowed token is NaN, negative or infinite.
     BadWeights = 6,
+    // 7 is taken in Python: a regularizer of the caller's own failed there.
 }
 
 impl Status {
