@@ -19,8 +19,8 @@ from optdecode.regularizers.calls import Failure, Failures, evaluate
 
 Array = npt.NDArray[np.float64]
 
-#: Rounding of gradients and of values, relative to the sums that they are part of.
-_SLOPE_NOISE, _VALUE_NOISE = 1e-9, 1e-12
+#: Rounding of slopes and of values, relative to the sums that they are; and of what a value may be made of.
+_SLOPE_NOISE, _VALUE_NOISE, _PART_NOISE = 1e-9, 1e-12, 1e-14
 _STEPS = (1e-3, 1e-6)
 _TOKENS_NAMED = 3
 
@@ -48,7 +48,7 @@ def between(
     """
     slopes, slack = _slopes(gradients, move)
     change = values[1] - values[0]
-    noise = slack + _VALUE_NOISE * (np.abs(values[0]) + np.abs(values[1]))
+    noise = slack + _noise_of(*values, np.abs(gradients[0]).max(axis=1, initial=0.0))
     falls = slopes[1] - slopes[0] < -slack
     off = ~falls & ((change < slopes[0] - noise) | (change > slopes[1] + noise))
     for b in np.flatnonzero(falls):
@@ -82,14 +82,22 @@ def around(terms: Terms, q: Array, ctx: Context, targets: tuple[Array, ...], fai
         one = ((1.0, term),)
         here = evaluate(one, q, ctx, failures)
         for h, direction in moves:
-            there = evaluate(one, q + h * direction, ctx, failures)
-            slopes, slack = _slopes((here.gradient, there.gradient), direction)
+            moved = q + h * direction
+            there = evaluate(one, moved, ctx, failures)
+            # The move is what rounding left of it: next to a large probability that may be little.
+            slopes, slack = _slopes((here.gradient, there.gradient), (moved - q) / h)
             change = (there.value - here.value) / h
-            noise = slack + _VALUE_NOISE * (np.abs(here.value) + np.abs(there.value)) / h
+            parts = (q * np.where(q > 0.0, np.abs(here.gradient), 0.0)).sum(axis=1)
+            noise = slack + _noise_of(here.value, there.value, parts) / h
             low, high = np.minimum(*slopes) - noise, np.maximum(*slopes) + noise
             for b in np.flatnonzero(np.isfinite(change + low + high) & ((change < low) | (change > high))):
                 failure = _mismatch(repr(term), direction[b], change[b], slopes[0][b], slopes[1][b], h)
                 failures.setdefault(int(ctx.rows[b]), failure)
+
+
+def _noise_of(first: Array, second: Array, parts: Array) -> Array:
+    """Return what rounding may do to a difference of values."""
+    return np.asarray(_VALUE_NOISE * (np.abs(first) + np.abs(second)) + _PART_NOISE * (1.0 + parts))
 
 
 def uniform_on(face: npt.NDArray[np.bool_]) -> Array:

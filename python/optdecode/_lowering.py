@@ -286,7 +286,7 @@ def _lower_user(base: Plan, problem: Problem, keeps: tuple[Support, ...], solver
     own = [term for _, term in parts if is_own(term)]
     code: Regularizer | Support = own[0] if own else keeps[0]
     for term in own:
-        _check_own(term)
+        check_own(term)
     for member in _members(problem.support):
         if isinstance(member, (Entropy, Divergence)):
             raise ProblemError(f"{member!r} is not solved with code of your own in the problem; got {code!r}")
@@ -309,7 +309,8 @@ def _lower_user(base: Plan, problem: Problem, keeps: tuple[Support, ...], solver
     return replace(plan, steps=solver.steps, eta=None if isinstance(solver.eta, str) else float(solver.eta))
 
 
-def _check_own(term: Regularizer) -> None:
+def check_own(term: Regularizer) -> None:
+    """Raise a ProblemError unless a regularizer of the caller's own has what the solver needs."""
     cls = type(term)
     one_of(cls.__name__, "framework", term.framework, ("numpy", "torch"))
     if cls.value is Regularizer.value:

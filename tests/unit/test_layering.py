@@ -14,7 +14,7 @@ LAYERS: dict[str, list[str]] = {
     "plan": ["_plan", "_lowering", "_curvature", "_explain"],
     "backends": ["_core", "_inputs", "_system", "_certificate", "_user_certificate", "_checks", "backends.*"],
     "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
-    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
+    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "testing", "__main__"],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.
 INDEPENDENT = [
