@@ -107,11 +107,11 @@ def check_regularizer(regularizer: Regularizer, *, vocabulary: int = 50, rows: i
     terms, batches = regularizer.terms(), [_random_points(rng, ctx.allowed, a) for a in _CONCENTRATIONS]
     found = [_evaluated(terms, q, ctx) for q in batches]
     for q, point in zip(batches, found, strict=True):
+        _check_rows_alone(terms, q, ctx, point)
         failures: Failures = {}
         targets = (checks.uniform_on(ctx.allowed), checks.scattered_on(ctx.allowed), np.roll(batches, 1, axis=0)[0])
         checks.around(terms, q, ctx, targets, failures)
         _raise_first(failures)
-        _check_rows_alone(terms, q, ctx, point)
     pairs = [(i, j) for i in range(len(batches)) for j in range(i)]
     for i, j in pairs:
         failures = {}

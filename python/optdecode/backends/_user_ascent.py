@@ -23,14 +23,15 @@ from optdecode.backends._user_problem import Point, Problem
 from optdecode.backends._user_simplex import FLOOR, Array, Flags, project
 
 #: Rounds without a setting of the caller's, and the gap, over the scale, that they aim for.
-ROUNDS, TARGET = 5_000, 1e-12
+ROUNDS, TARGET = 10_000, 1e-12
 #: A row whose gap has not halved in so many rounds stops where rounding explains it.
 _PATIENCE, ACCEPTED = 300, 1e-9
 
 _MEMORY = 8
 _PROBE = 32  # momentum steps between two trials of a secant step
+_LAPSES = 2  # secant steps that are refused one after the other before momentum has its turn
 _PLAIN, _SECANT, _MOMENTUM = 0, 1, 2
-_LEAST_STEP = 1e-30
+_LEAST_STEP, _LARGEST_STEP = 1e-30, 1e30
 
 
 class Ascent:
@@ -45,6 +46,7 @@ class Ascent:
         self.growth = np.full(count, 2.0)  # until a step is refused
         self.mode = np.full(count, _SECANT)
         self.run = np.zeros(count, dtype=np.int64)  # momentum steps since the last restart
+        self.lapses = np.zeros(count, dtype=np.int64)  # refused secant steps since the last good one
         self.plain = np.ones(count, dtype=bool)  # the next trial is a plain step
         memory = _MEMORY if accelerate else 0
         self.old_log_q = np.zeros((count, memory, size))
@@ -58,8 +60,8 @@ class Ascent:
         """Drop the rows that are not in the index."""
         self.problem = self.problem.take(index)
         self.point, self.best = self.point.take(index), self.best.take(index)
-        for name in ("rows", "eta", "growth", "mode", "run", "plain", "old_log_q", "old_residual", "remembered",
-                     "halved", "mark"):  # fmt: skip
+        for name in ("rows", "eta", "growth", "mode", "run", "lapses", "plain", "old_log_q", "old_residual",
+                     "remembered", "halved", "mark"):  # fmt: skip
             setattr(self, name, getattr(self, name)[index])
 
     # ------------------------------------------------------------------------------------------------------- one round
@@ -75,7 +77,7 @@ class Ascent:
                 step[index] = make(index, residual[index])
         astray = ~np.isfinite(step).all(axis=1)
         step[astray] = 0.0
-        trial = self.problem.at(project(self.point.log_q + step, self.problem.face, self.problem.cap))
+        trial = self.problem.at(project(self.point.log_q + step, self.problem.open, self.problem.cap))
         accepted = self._judge(kind, trial) & trial.is_finite() & ~astray
         self._adapt(kind, accepted)
         index = np.flatnonzero(accepted)
@@ -89,7 +91,7 @@ class Ascent:
     def leap(self, eta: float) -> None:
         """Make one plain step of size eta in every row, whatever it does."""
         trial = self.problem.at(
-            project(self.point.log_q - eta * self.point.gradient, self.problem.face, self.problem.cap)
+            project(self.point.log_q - eta * self.point.gradient, self.problem.open, self.problem.cap)
         )
         self._check_step(np.flatnonzero(trial.is_finite()), trial)
         self.point = self.best = trial
@@ -102,7 +104,7 @@ class Ascent:
 
     def _residual(self) -> Array:
         """Return the direction of a plain step, which vanishes at the optimum: 0 on tokens that a bound holds."""
-        point, face, cap = self.point, self.problem.face, self.problem.cap
+        point, face, cap = self.point, self.problem.open, self.problem.cap
         excess = point.dual(face, cap)[:, None] - point.gradient
         held = ((point.log_q <= FLOOR) & (excess < 0.0)) | (point.full(cap) & (excess > 0.0))
         return np.where(face & ~held, excess, 0.0)
@@ -153,12 +155,17 @@ class Ascent:
         """Choose the step sizes and the kinds of the next trials."""
         plain = kind == _PLAIN
         self.growth[plain & ~accepted] = 1.3
-        self.eta = np.where(plain, self.eta * np.where(accepted, self.growth, 0.5), self.eta)
+        eta = self.eta * np.where(accepted, self.growth, 0.5)
+        self.eta = np.where(plain, np.minimum(eta, _LARGEST_STEP), self.eta)
         probe = (kind == _SECANT) & (self.mode == _MOMENTUM)  # one that fails leaves the momentum as it was
         self.run[(kind == _MOMENTUM) & accepted | probe] += 1
         self.mode[probe & accepted] = _SECANT
         lost = ~plain & ~accepted & ~probe
-        self.mode[lost] = np.where(self.mode[lost] == _SECANT, _MOMENTUM, _SECANT)
+        self.lapses[accepted & (kind == _SECANT)] = 0
+        self.lapses[lost] += 1
+        self.mode[lost] = np.where(self.lapses[lost] >= _LAPSES, _MOMENTUM, _SECANT)
+        self.lapses[lost & (kind == _MOMENTUM)] = _LAPSES // 2
+        self.mode[lost & (kind == _MOMENTUM)] = _SECANT
         self.run[lost] = 0
         self.plain = np.where(plain, ~accepted, lost)
 

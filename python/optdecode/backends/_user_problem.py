@@ -31,6 +31,8 @@ class Problem:
         What a gap is measured against.
     failures : dict
         Gets the rows whose code fails; shared by all parts of a batch.
+    zeros : ndarray of bool, shape (B, V), optional
+        Tokens that a solver leaves at 0; a gap counts them in.
     """
 
     terms: Terms
@@ -39,6 +41,12 @@ class Problem:
     ctx: Context
     scale: Array
     failures: Failures
+    zeros: Flags | None = None
+
+    @property
+    def open(self) -> Flags:
+        """Tokens of the face that a solver gives probability to, shape (B, V)."""
+        return self.face if self.zeros is None else np.asarray(self.face & ~self.zeros)
 
     @property
     def face(self) -> Flags:
@@ -52,7 +60,8 @@ class Problem:
 
     def take(self, index: npt.NDArray[Any]) -> Problem:
         """Some of the rows."""
-        return replace(self, linear=self.linear[index], ctx=self.ctx.take(index), scale=self.scale[index])
+        zeros = None if self.zeros is None else self.zeros[index]
+        return replace(self, linear=self.linear[index], ctx=self.ctx.take(index), scale=self.scale[index], zeros=zeros)
 
     def has_failed(self) -> Flags:
         """Which rows are in `failures`, shape (B,)."""

@@ -43,18 +43,22 @@ def project(log_w: Array, face: Flags, cap: float) -> Array:
 
 def _capped(log_w: Array, cap: float) -> Array:
     """Cap the k largest, for the smallest k that leaves the others, scaled to the rest of the mass, below the cap."""
-    ordered = -np.sort(-log_w, axis=1)
-    # log of the sum of what is not capped, for k = 0, 1, ...: added from the small end, so nothing is lost to the large
-    rest = np.logaddexp.accumulate(ordered[:, ::-1], axis=1)[:, ::-1]
-    left = 1.0 - cap * np.arange(log_w.shape[1])
+    order = np.argsort(-log_w, axis=1, kind="stable")
+    ordered = np.take_along_axis(log_w, order, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_t = np.log(np.maximum(left, 0.0)) - rest
-        fits = ordered + log_t <= np.log(cap) + 1e-15
-    fits |= left <= cap * 1e-12
+        # Only ratios of neighbours count, and those beyond exp(800) are all the same: without them nothing is rounded.
+        drops = np.clip(np.nan_to_num(-np.diff(ordered, axis=1)), 0.0, 800.0)
+        ordered = np.concatenate([np.zeros((log_w.shape[0], 1)), -np.cumsum(drops, axis=1)], axis=1)
+        # log of the sum of what is not capped, for k = 0, 1, ...: from the small end, so nothing is lost to the large
+        rest = np.logaddexp.accumulate(ordered[:, ::-1], axis=1)[:, ::-1]
+        left = 1.0 - cap * np.arange(log_w.shape[1])
+        log_left = np.log(np.maximum(left, 0.0))
+    fits = ((ordered - rest) + log_left <= np.log(cap) + 1e-12) | (left <= cap * 1e-12)
     k = np.argmax(fits, axis=1)[:, None]  # some k fits: the caller has seen to n cap >= 1
-    last = np.where(k > 0, np.take_along_axis(ordered, np.maximum(k - 1, 0), axis=1), np.inf)
-    log_t = np.maximum(np.take_along_axis(np.nan_to_num(log_t, nan=OFF), k, axis=1), OFF)
-    return np.asarray(np.where(log_w >= last, np.log(cap), np.minimum(np.log(cap), log_w + log_t)))
+    scaled = np.minimum((ordered - np.take_along_axis(rest, k, axis=1)) + log_left[k], np.log(cap))
+    log_q = np.empty_like(log_w)
+    np.put_along_axis(log_q, order, np.where(np.arange(log_w.shape[1]) < k, np.log(cap), scaled), axis=1)
+    return log_q
 
 
 def best_value(gain: Array, face: Flags, cap: float) -> Array:
@@ -64,7 +68,7 @@ def best_value(gain: Array, face: Flags, cap: float) -> Array:
         return np.asarray(gain.max(axis=1))
     filled, order = fill(gain, face, cap)
     ordered = np.take_along_axis(gain, order, axis=1)
-    return np.asarray(np.where(filled > 0.0, filled * ordered, 0.0).sum(axis=1))
+    return np.asarray((filled * np.where(filled > 0.0, ordered, 0.0)).sum(axis=1))
 
 
 def best_vertex(gain: Array, face: Flags, cap: float) -> Array:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Elements of (rows, V) that are solved at a time: the memory of the accelerator is a multiple of it.
 _ELEMENTS = 1 << 18
-_TRACES = (1e-7, 1e-9, 1e-11, 1e-13)
+_TRACE, _POLISHING = 1e-6, 300
 _FLOOR = -1e200  # that of the backends: shifted scores below it count as this
 
 
@@ -201,7 +201,7 @@ def _optimum(plan: Plan, problem: Problem) -> tuple[Point, NDArray[Any]]:
         point, iterations = ascent.ascend(problem, start, name, plan.steps, plan.eta)
     targets = (best_vertex(-point.gradient, problem.face, plan.cap), checks.uniform_on(problem.face))
     checks.around(own, point.q, problem.ctx, targets, problem.failures)
-    return (point if plan.eta is not None else _without_traces(problem, point)), iterations
+    return (point if plan.eta is not None else _without_traces(problem, point, name)), iterations
 
 
 def _start(plan: Plan, problem: Problem) -> Point:
@@ -262,25 +262,24 @@ def _must_invert(problem: Problem, point: Point) -> None:
         problem.failures[int(problem.ctx.rows[b])] = Failure(reason)
 
 
-def _without_traces(problem: Problem, point: Point) -> Point:
+def _without_traces(problem: Problem, point: Point, name: str) -> Point:
     """Take the probability of tokens that mirror ascent only leaves exponentially slowly, where that costs nothing."""
     with np.errstate(invalid="ignore"):
         excess = point.gradient - point.dual(problem.face, problem.cap)[:, None]
-        unused = problem.face & (excess > 1e-9 * problem.scale[:, None])
-    todo = ~problem.has_failed()
-    for largest in _TRACES:
-        traces = unused & (point.q < largest)
-        left = problem.face & ~traces
-        rows = np.flatnonzero(todo & traces.any(axis=1) & (left.sum(axis=1) * problem.cap >= 1.0))
-        if not rows.size:
-            break
-        trial_failures: Failures = {}  # a gradient may be undefined at 0
-        part = replace(problem.take(rows), failures=trial_failures)
-        trial = part.at(project(point.log_q[rows], left[rows], problem.cap))
-        limit = np.maximum(point.gap[rows], 2.0 * ascent.TARGET * part.scale)
-        good = np.flatnonzero(trial.is_finite() & (trial.gap <= limit) & ~part.has_failed())
-        point.put(rows[good], trial.take(good))
-        todo[rows[good]] = False
+        traces = problem.face & (point.q < _TRACE) & (excess > _TRACE * problem.scale[:, None])
+    left = (problem.face & ~traces).sum(axis=1)
+    rows = np.flatnonzero(traces.any(axis=1) & (left * problem.cap >= 1.0) & ~problem.has_failed())
+    if not rows.size:
+        return point
+    # Failures here are none of the problem: a gradient may be undefined at 0.
+    part = replace(problem.take(rows), zeros=traces[rows], failures={})
+    start = part.at(project(point.log_q[rows], part.open, problem.cap))
+    sound = np.flatnonzero(start.is_finite() & ~part.has_failed())
+    rows, part = rows[sound], part.take(sound)
+    trial, _ = ascent.ascend(part, start.take(sound), name, _POLISHING, None)
+    limit = np.maximum(point.gap[rows], 2.0 * ascent.TARGET * part.scale)
+    good = np.flatnonzero(trial.is_finite() & (trial.gap <= limit) & ~part.has_failed())
+    point.put(rows[good], trial.take(good))
     return point
 
 
