@@ -95,6 +95,11 @@ def around(terms: Terms, q: Array, ctx: Context, targets: tuple[Array, ...], fai
                 failures.setdefault(int(ctx.rows[b]), failure)
 
 
+def near(q: Array) -> Array:
+    """Return distributions so close to q that a function's curvature at q shows in its slopes."""
+    return np.asarray(q + 0.02 * _relative_move(q))
+
+
 def _noise_of(first: Array, second: Array, parts: Array) -> Array:
     """Return what rounding may do to a difference of values."""
     return np.asarray(_VALUE_NOISE * (np.abs(first) + np.abs(second)) + _PART_NOISE * (1.0 + parts))

@@ -112,6 +112,8 @@ def check_regularizer(regularizer: Regularizer, *, vocabulary: int = 50, rows: i
         targets = (checks.uniform_on(ctx.allowed), checks.scattered_on(ctx.allowed), np.roll(batches, 1, axis=0)[0])
         checks.around(terms, q, ctx, targets, failures)
         _raise_first(failures)
+    batches += [checks.near(q) for q in batches]
+    found += [_evaluated(terms, q, ctx) for q in batches[len(found) :]]
     pairs = [(i, j) for i in range(len(batches)) for j in range(i)]
     for i, j in pairs:
         failures = {}
@@ -120,8 +122,8 @@ def check_regularizer(regularizer: Regularizer, *, vocabulary: int = 50, rows: i
         _raise_first(failures)
     for _, term in terms:
         if hasattr(term, "gradient_inverse"):
-            _check_inverse(term, batches[-1], ctx)
-    return Report(regularizer, len(batches) * rows, len(pairs) * rows, vocabulary, rows)
+            _check_inverse(term, batches[2], ctx)
+    return Report(regularizer, len(_CONCENTRATIONS) * rows, len(pairs) * rows, vocabulary, rows)
 
 
 def _random_context(rng: np.random.Generator, count: int, size: int) -> Context:

@@ -51,7 +51,7 @@ OWN = [
 def test_what_is_right_passes(regularizer):
     for seed, vocabulary in enumerate((50, 4, 300)):
         report = check_regularizer(regularizer, vocabulary=vocabulary, seed=seed)
-    assert report == Report(regularizer, points=32, pairs=48, vocabulary=300, rows=8)
+    assert report == Report(regularizer, points=32, pairs=224, vocabulary=300, rows=8)
 
 
 @pytest.mark.parametrize("regularizer", [TorchEntropy(), TorchQuadratic()], ids=repr)

@@ -357,7 +357,7 @@ def test_acceleration_pays(monkeypatch, name):
     assert fast.certificate().relative_gap <= 1e-9
     assert slow.iterations == 3 * fast.iterations
     if name == "sparse":
-        assert slow.certificate().gap > 1e5 * fast.certificate().gap
+        assert slow.certificate().gap > 1e4 * fast.certificate().gap
 
 
 def test_iteration_limits_mark_reduced_accuracy():
@@ -444,6 +444,12 @@ def test_marked_mistakes_leave_the_other_rows_alone(fault):
     np.testing.assert_array_equal(draw.tokens[[0, 2, 4]], sound.sample(ROWS, seed=4, n=2).tokens[[0, 2, 4]])
     batch = od.sample_batch([sound, dec, od.greedy(), dec, sound], ROWS, seeds=4)
     assert list(batch.status) == [Status.OK, bad, Status.OK, bad, Status.OK]
+
+
+def test_a_stationary_point_that_is_no_maximum_is_found():
+    """Two equal tokens at (1/2, 1/2): the gap is closed from the start, at the minimum of a concave function."""
+    with pytest.raises(ConvergenceError, match="row 0: BAD_REGULARIZER .*is not convex"):
+        decoder(Broken("concave"))(np.zeros(2))
 
 
 def test_a_wrong_inverse_is_named():

@@ -56,9 +56,15 @@ def solve(problem: Problem) -> tuple[Point, npt.NDArray[np.int64]]:
         share = np.where(above + below > 0.0, above / (above + below), 0.5)
         share = np.where(np.abs(below) <= _EXACT, 1.0, np.where(np.abs(above) <= _EXACT, 0.0, share))[:, None]
         q = (1.0 - share) * q_low + share * q_high
-        log_q = np.where(problem.face, np.maximum(np.log(q), FLOOR), OFF)
+        log_q = np.where(problem.face, np.maximum(np.log(q), OFF), OFF)
     log_q[problem.has_failed()] = OFF
-    return problem.at(log_q), rounds
+    point = problem.at(log_q)
+    # What an entropy keeps positive may have underflowed: its gradient is infinite there, and q next to nothing.
+    rows = np.flatnonzero(~point.is_finite() & ~problem.has_failed())
+    if rows.size:
+        part = problem.take(rows)
+        point.put(rows, part.at(np.where(part.face, np.maximum(log_q[rows], FLOOR), OFF)))
+    return point, rounds
 
 
 def _bracket(dual: _Dual, start: Array, sign: float, rounds: npt.NDArray[np.int64]) -> tuple[Array, Array]:

@@ -201,6 +201,7 @@ def _optimum(plan: Plan, problem: Problem) -> tuple[Point, NDArray[Any]]:
         point, iterations = ascent.ascend(problem, start, name, plan.steps, plan.eta)
     targets = (best_vertex(-point.gradient, problem.face, plan.cap), checks.uniform_on(problem.face))
     checks.around(own, point.q, problem.ctx, targets, problem.failures)
+    _must_curve_upwards(problem, point, name)
     return (point if plan.eta is not None else _without_traces(problem, point, name)), iterations
 
 
@@ -241,6 +242,17 @@ def _must_be_finite(problem: Problem, point: Point) -> None:
             found = f"the derivative for token {token}, q = {point.q[b, token]:g}, is {point.gradient[b, token]:g}"
         reason = f"{combine(problem.terms)!r} is not finite where the solver starts: {found}"
         problem.failures[int(problem.ctx.rows[b])] = Failure(reason)
+
+
+def _must_curve_upwards(problem: Problem, point: Point, name: str) -> None:
+    """Fail the rows where the objective is not concave at what was found: it may be a saddle, or a minimum."""
+    q = checks.near(point.q)
+    with np.errstate(divide="ignore"):
+        other = problem.at(np.maximum(np.log(q), OFF))
+    rows = np.flatnonzero(other.is_finite() & point.is_finite() & ~problem.has_failed())
+    one, two = point.take(rows), other.take(rows)
+    values, gradients = (one.value, two.value), (one.gradient, two.gradient)
+    checks.between(values, gradients, two.q - one.q, problem.ctx.rows[rows], problem.failures, name)
 
 
 def _must_invert(problem: Problem, point: Point) -> None:
