@@ -38,10 +38,10 @@ class Support(Spec):
     >>> from dataclasses import dataclass
     >>> import numpy as np, optdecode as od
     >>> @dataclass(frozen=True)
-    ... class Even(od.Support):
+    ... class EvenTokens(od.Support):
     ...     def keep(self, ctx):
     ...         return np.broadcast_to(np.arange(ctx.log_p.shape[-1]) % 2 == 0, ctx.log_p.shape)
-    >>> od.softmax().subject_to(Even(), od.TopK(3))(np.array([1.0, 4.0, 1.0, 0.0])).probs
+    >>> od.softmax().subject_to(EvenTokens(), od.TopK(3))(np.array([1.0, 4.0, 1.0, 0.0])).probs
     array([0.5, 0. , 0.5, 0. ])
     """
 
