@@ -5,6 +5,7 @@ A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -156,9 +157,10 @@ def draw_from(
     if plan.kind is not PlanKind.USER:  # from logits to tokens in one pass, which costs less than what was solved
         return sample([plan], rows, seeds, positions, n, coupling, backend, threads)
     name, module = select(backend)
+    draw: Callable[..., Any] = module.sample
 
     def call(plans: list[Plan], arrays: Any, index: NDArray[Any]) -> Any:
-        return module.sample(plans, *arrays, seeds[index], positions[index], n, coupling, threads)
+        return draw(plans, *arrays, seeds[index], positions[index], n, coupling, threads)
 
     everything = np.arange(rows.count)
     found = _user().draw_solved(solved.log_probs, solved.status, rows.dtype, call, everything)
@@ -171,9 +173,10 @@ def sample(
 ) -> tuple[str, Drawn]:  # fmt: skip
     """Draw n tokens from every row of a batch; returns the name of the backend that ran, and its arrays."""
     name, module = select(backend)
+    draw: Callable[..., Any] = module.sample
 
     def call(plans: list[Plan], arrays: Any, index: Any) -> Any:
-        return module.sample(plans, *arrays, seeds[index], positions[index], n, coupling, threads)
+        return draw(plans, *arrays, seeds[index], positions[index], n, coupling, threads)
 
     name, found, failures = _draw(plans, rows, name, module, threads, call)
     return name, Drawn(*found)._replace(failures=failures)
@@ -185,9 +188,10 @@ def sample_codes(
 ) -> tuple[str, Drawn, NDArray[Any], NDArray[Any]]:  # fmt: skip
     """Draw one token of each sequence by its code; returns the backend's name, the draw, the next codes and steps."""
     name, module = select(backend)
+    draw: Callable[..., Any] = module.sample_codes
 
     def call(plans: list[Plan], arrays: Any, index: Any) -> Any:
-        return module.sample_codes(plans, *arrays, seed, sequences[index], codes[index], steps[index], threads)
+        return draw(plans, *arrays, seed, sequences[index], codes[index], steps[index], threads)
 
     name, (tokens, log_probs, status, *after), failures = _draw(plans, rows, name, module, threads, call)
     # A row without a distribution leaves its code as it was, also where code of the caller's own was what failed.
