@@ -228,6 +228,18 @@ def test_rows_without_sound_inputs_never_reach_the_code():
     np.testing.assert_array_equal(solution.probs[[0, 2, 4]], decoder(od.NegEntropy() + BALANCE)(ROWS[[0, 2, 4]]).probs)
 
 
+def test_the_reference_backend_needs_no_core(monkeypatch):
+    from optdecode.backends import rust
+
+    monkeypatch.setattr(rust, "solve", None)
+    monkeypatch.setattr(rust, "sample", None)
+    dec = decoder(od.NegEntropy() + BALANCE, support=od.TopK(7))
+    solution = dec(ROWS, backend="reference")
+    assert solution.backend == "reference+user"
+    tokens = dec.sample(ROWS, seed=2, n=3, backend="reference", model_log_probs=True).tokens
+    np.testing.assert_array_equal(solution.sample(seed=2, n=3).tokens, tokens)
+
+
 @dataclass(frozen=True)
 class Spying(OwnQuadratic):
     def gradient(self, q, ctx):

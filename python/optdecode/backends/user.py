@@ -96,10 +96,6 @@ def solve(plan: Plan, rows: Rows, backend: Backend, threads: int, numbers: NDArr
     for b, number in enumerate(numbers):
         if int(number) in failures:
             status[b] = Status.BAD_REGULARIZER
-            answer.log_probs[b] = np.nan
-            answer.face[b] = False
-            for values in answer.scalars.values():
-                values[b] = np.nan
     return answer
 
 
