@@ -22,11 +22,22 @@ KINDS = (
     "coverage_dual",
     "coverage_waterfill",
     "mirror",
+    "separable_dual",
+    "greedy_fill",
+    "adaptive_k",
 )
+TERMS = {
+    "separable_dual": [
+        ("kl", 0.5, 1.0, "model"),
+        ("divergence", 0.3, 2.0, "model"),
+        ("log_coverage", 0.1, 1.0, "none"),
+    ],
+    "adaptive_k": [("entropy", 0.5, 1.0, "none")],
+}
 
 
 def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
-    anchored = kind in ("anchored_softmax", "coverage_dual", "mirror")
+    anchored = kind in ("anchored_softmax", "coverage_dual", "mirror", "separable_dual")
     settings: dict[str, Any] = {
         "temperature": 1.0,
         "score_weight": 1.0,
@@ -41,6 +52,11 @@ def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
         "anchor": "model" if anchored else "none",
         "steps": 5,
         "eta": None,
+        "tolerance": None,
+        "terms": TERMS.get(kind, []),
+        "price": 0.05,
+        "cap": 0.4 if kind in ("separable_dual", "greedy_fill") else 1.0,
+        "target": None,
         "supports": [("top_k", 3, False)] if kind == "face_softmax" else [],
         "chains": [],
         "allowed": None,

@@ -63,6 +63,11 @@ class Plan:
         anchor: str,
         steps: int,
         eta: float | None,
+        tolerance: float | None,
+        terms: list[tuple[str, float, float, str]],
+        price: float,
+        cap: float,
+        target: tuple[str, float] | None,
         supports: list[tuple[str, float, bool]],
         chains: list[list[tuple[str, float, bool]]],
         allowed: NDArray[np.uint32] | None,
@@ -114,10 +119,14 @@ def solve(
     NDArray[np.float64],
     NDArray[np.float64],
     NDArray[np.float64],
+    NDArray[np.float64],
     NDArray[np.uint32],
     NDArray[np.uint8],
 ]:
-    """Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, iterations, status)."""
+    """Solve every row.
+
+    (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, multiplier, iterations, status).
+    """
 
 def sample(
     plans: list[Plan],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,14 +23,16 @@ from optdecode._inputs import (
     read_rows,
     read_seeds,
 )
-from optdecode._plan import Plan, PlanKind, lower
+from optdecode._lowering import lower
+from optdecode._plan import Plan, PlanKind
 from optdecode._problem import MirrorAscent, Problem
 from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, with_model
 from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
+from optdecode.constraints import Cap, Constraint
 from optdecode.errors import ProblemError
-from optdecode.regularizers import KL, Coverage, combine
+from optdecode.regularizers import KL, AlphaDivergence, Coverage, LogCoverage, NegEntropy, Regularizer, Tsallis, combine
 from optdecode.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -252,55 +255,101 @@ class Decoder(Spec):
         print(describe(self.problem, self.plan), file=file if file is not None else sys.stdout)
 
     def twin(self) -> Decoder:
-        """Return the same decoder without coverage (beta = 0): what is left is re-tempering of the anchor.
+        """Return the same decoder without coverage terms (beta = 0): of Best-of-K, the re-tempering of the anchor.
 
         Returns
         -------
         Decoder
-            The comparison that isolates the coverage term.
+            The comparison that isolates the coverage term: same scores, anchor, lam and solver. Mirror ascent takes
+            as many steps of the same size (``eta="auto"`` those of its own 1 / L = 1 / lam, of which one is enough).
+
+        Examples
+        --------
+        >>> import optdecode as od
+        >>> od.best_of_k(8, lam=0.2, solver=od.MirrorAscent(steps=5, eta=1.0)).twin()
+        Decoder(problem=Problem(regularizer=0.2 * KL()), solver=MirrorAscent())
         """
         terms = () if self.problem.regularizer is None else self.problem.regularizer.terms()
-        rest = tuple((a, term) for a, term in terms if not isinstance(term, Coverage))
-        if self.solver is not None and not rest:
-            raise ProblemError(
-                "twin: mirror ascent at lam=0 has no exact twin; it is softmax with weight steps * eta on s"
-            )
+        rest = tuple((a, term) for a, term in terms if not isinstance(term, (Coverage, LogCoverage)))
         return replace(self, problem=replace(self.problem, regularizer=combine(rest) if rest else None))
 
     def effective_temperature(self) -> float:
-        """Return the temperature at which plain softmax equals this decoder's twin.
+        r"""Return the temperature at which plain softmax equals this decoder's twin.
 
         Returns
         -------
         float
             In units of the logits; 0 where the twin is greedy.
 
+        Notes
+        -----
+        The twin is :math:`q \propto p \, e^{a w_s s}` with :math:`a = 1 / \lambda` at the optimum and
+        :math:`a_J = (1 - (1 - \eta\lambda)^J) / \lambda` after J steps of mirror ascent (:math:`\eta J` at
+        :math:`\lambda = 0`), so with :math:`p = \mathrm{softmax}(x / T)` the temperature is
+        :math:`1 / (1/T + a w_s)` for scores x and :math:`T / (1 + a w_s)` for scores x / T. With a tolerance it is the
+        one after all steps; a row that stops before is within the tolerance of it.
+
         Raises
         ------
         ProblemError
-            The twin is no softmax of the logits (given anchor, sparse regularizer).
+            The twin is no softmax of the logits (given anchor, sparse regularizer, cap, target, price a token), or it
+            is uniform; the message names what makes it none.
+
+        Examples
+        --------
+        >>> import optdecode as od
+        >>> round(od.best_of_k(lam=0.1, temperature=0.9).effective_temperature(), 6)  # 0.9 / 11
+        0.081818
+        >>> od.Decoder(od.Problem(0.5 * od.KL() + 0.5 * od.NegEntropy(), temperature=0.9)).effective_temperature()
+        0.6
         """
         twin = self.twin()
-        plan = twin.plan
+        plan, terms = twin.plan, () if twin.problem.regularizer is None else twin.problem.regularizer.terms()
         if plan.kind is PlanKind.ARGMAX:
             return 0.0
-        kl = twin.problem.regularizer is not None and isinstance(twin.problem.regularizer.terms()[0][1], KL)
-        softmax_like = plan.kind in (
-            PlanKind.SOFTMAX,
-            PlanKind.FACE_SOFTMAX,
-            PlanKind.ANCHORED_SOFTMAX,
-            PlanKind.MIRROR,
-        )
-        if plan.anchor == "given" or not softmax_like:
-            raise ProblemError(f"effective_temperature: {twin!r} is no softmax of the logits")
-        factor = 1.0 / plan.lam
-        if plan.kind is PlanKind.MIRROR and plan.eta is not None:
-            factor = (1.0 - (1.0 - plan.eta * plan.lam) ** plan.steps) / plan.lam
+        supports = () if twin.problem.support is None else twin.problem.support.members()
+        constraints = [member for member in supports if isinstance(member, Constraint) and member != Cap(1.0)]
+        strangers = [term for _, term in terms if not (_is_entropy(term) or _is_model_kl(term))]
+        strength = sum(coefficient for coefficient, _ in terms)
+        if constraints or strangers or (strength <= 0.0 and plan.kind is not PlanKind.MIRROR):
+            culprit = [*constraints, *strangers, twin][0]
+            raise ProblemError(f"effective_temperature: with {culprit!r} the twin is no softmax of the logits")
+        if plan.kind is PlanKind.MIRROR:
+            factor, anchored = _factor_of_ascent(plan), 1.0
+        else:
+            # q ~ exp((w_s s + kl log p) / strength), and log p = x / T + const.
+            factor = 1.0 / strength
+            anchored = sum(coefficient for coefficient, term in terms if _is_model_kl(term)) / strength
         score = plan.score_weight * factor * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
-        inverse = score + (1.0 / plan.temperature if kl else 0.0)
+        inverse = score + anchored / plan.temperature
         if inverse == 0.0:
             raise ProblemError("effective_temperature: the twin is the uniform distribution (infinite temperature)")
         return 1.0 / inverse
+
+
+def _is_entropy(term: Regularizer) -> bool:
+    return term in (NegEntropy(), Tsallis(1.0))
+
+
+def _is_model_kl(term: Regularizer) -> bool:
+    return term in (KL(), AlphaDivergence(1.0))
+
+
+def _factor_of_ascent(plan: Plan) -> float:
+    """Return a of the distribution q = p exp(a s) that mirror ascent without coverage makes of p."""
+    if plan.lam == 0.0:  # eta None: 1 where L = 0
+        return plan.steps * (1.0 if plan.eta is None else plan.eta)
+    # (1 - (1 - eta lam)^J) / lam without the cancellation of a small eta lam; "auto" is there after one step.
+    moved = 1.0 if plan.eta is None else plan.eta * plan.lam
+    if moved < 1.0:
+        return -math.expm1(plan.steps * math.log1p(-moved)) / plan.lam
+    try:
+        return (1.0 - (1.0 - moved) ** plan.steps) / plan.lam
+    except OverflowError:
+        raise ProblemError(
+            f"effective_temperature: {plan.steps} mirror steps of eta={plan.eta:g} diverge at lam={plan.lam:g}; "
+            "take eta < 2 / lam"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,10 @@ class Solution:
         Of q; of q against the anchor, else against the model distribution p. Nats.
     kept_mass : float64 array, shape (...)
         Model mass of the support.
+    multiplier : float64 array, shape (...)
+        What multiplies the whole regularizer: 1 unless an `Entropy` or a `Divergence` target chose it.
     iterations : int64 array, shape (...)
-        Steps of the outer root find or of mirror ascent; 0 for closed forms.
+        Steps of the outer root find or of mirror ascent (as many as a row took); 0 for closed forms.
     status : Status, or int64 array of shape (...)
         What became of each row.
     backend : str
@@ -107,6 +109,11 @@ class Solution:
         return self._rows.restore(self._solved.kept_mass)
 
     @property
+    def multiplier(self) -> Any:
+        """What multiplies the whole regularizer, shape (...); 1 unless a target chose it."""
+        return self._rows.restore(self._solved.multiplier)
+
+    @property
     def iterations(self) -> Any:
         """Iterations of the solver, shape (...)."""
         return self._rows.restore(self._solved.iterations.astype(np.int64))
@@ -137,6 +144,7 @@ class Solution:
             face=self._solved.face,
             threshold=self._solved.threshold,
             status=self._solved.status,
+            multiplier=self._solved.multiplier,
             shape=self._rows.shape,
         )
 

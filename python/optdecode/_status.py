@@ -40,7 +40,7 @@ STATUSES = tuple(Status)
 _MEANINGS = {
     Status.OK: "solved to float precision",
     Status.REDUCED_ACCURACY: "solved, with a residual larger than float precision explains",
-    Status.INFEASIBLE: "no token is allowed",
+    Status.INFEASIBLE: "no token is allowed, or no distribution on those that are respects supports, cap and target",
     Status.NAN_SCORES: "an allowed token has a NaN logit",
     Status.INF_SCORES: "an allowed token has a +inf logit",
     Status.BAD_ANCHOR: "the anchor has a NaN or +inf log-probability on an allowed token",

@@ -33,6 +33,7 @@ class Solved(NamedTuple):
     entropy: NDArray[Any]
     kl: NDArray[Any]
     kept_mass: NDArray[Any]
+    multiplier: NDArray[Any]
     iterations: NDArray[Any]
     status: NDArray[Any]
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from optdecode._status import Status
 from optdecode.backends._reference_draw import draw_by_code, draw_distinct, draw_positions, philox4x32_10, row_seeds
-from optdecode.backends._reference_solvers import SOLVERS, FaceRow, Found, dot
+from optdecode.backends._reference_numeric import FaceRow, Found, dot
+from optdecode.backends._reference_solvers import optimum
 from optdecode.backends._reference_supports import (
     FLOOR,
     Array,
@@ -32,13 +33,17 @@ if TYPE_CHECKING:
 __all__ = ["model_log_probs", "philox4x32_10", "row_seeds", "sample", "sample_codes", "solve"]
 
 
+#: Threshold, objective, entropy, kl, kept mass, multiplier.
+Scalars = tuple[float, float, float, float, float, float]
+
+
 @dataclass(frozen=True)
 class SolvedRow:
-    """One row: face token ids, log q on them, (threshold, objective, entropy, kl, kept mass), iterations, status."""
+    """One row: face token ids, log q on them, `Scalars`, iterations, status."""
 
     ids: npt.NDArray[np.intp]
     log_q: Array
-    scalars: tuple[float, float, float, float, float]
+    scalars: Scalars
     iterations: int
     status: Status
 
@@ -91,7 +96,8 @@ def solve(
     Returns
     -------
     tuple of ndarray
-        log_probs, probs, face (B, V); threshold, objective, entropy, kl, kept_mass, iterations, status (B,).
+        log_probs, probs, face (B, V); threshold, objective, entropy, kl, kept_mass, multiplier, iterations,
+        status (B,).
     """
     batch = _batch(logits, dtype, mask, anchor, weights, budget)
     with np.errstate(over="ignore"):  # rows of +-1e308: infinities that FLOOR then catches
@@ -106,7 +112,7 @@ def solve(
             probs[b, row.ids], face[b, row.ids] = np.exp(row.log_q), True
         else:
             log_probs[b], probs[b] = np.nan, np.nan
-    scalars = np.array([row.scalars for row in rows], dtype=np.float64).reshape(len(rows), 5)
+    scalars = np.array([row.scalars for row in rows], dtype=np.float64).reshape(len(rows), 6)
     iterations = np.array([row.iterations for row in rows], dtype=np.uint32)
     status = np.array([row.status for row in rows], dtype=np.uint8)
     return log_probs, probs, face, *(np.ascontiguousarray(column) for column in scalars.T), iterations, status
@@ -273,7 +279,7 @@ def _solve_row(
     if status.is_solved and plan.has_coverage:
         w, status = _weights(plan, x[ids], None if weights is None else weights[ids], ids)
     if not status.is_solved:
-        return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 5, 0, status)
+        return _without_distribution(status)
     x, w = x[ids], np.zeros(ids.size) if w is None else w
     log_p = model_log_probs_of(x, plan.temperature)
     given = plan.anchor == "given"
@@ -281,6 +287,8 @@ def _solve_row(
     on = select(plan.supports, x, plan.temperature)
     for chain in plan.chains:
         on &= select_chain(chain, x, plan.temperature)
+    if not on.any():
+        return _without_distribution(Status.INFEASIBLE)
     l, shift = _linear(plan, x[on])  # noqa: E741
     face = FaceRow(
         x=x[on],
@@ -290,14 +298,19 @@ def _solve_row(
         w=w[on],
         budget=plan.budget if budget is None else budget,
     )
-    found = SOLVERS[plan.kind.value](plan, face)
-    return SolvedRow(
-        ids[on],
-        found.log_q,
-        _scalars(plan, face, found, shift),
-        found.iterations,
-        Status.OK,
-    )
+    found = optimum(plan, face)
+    if found is None:
+        return _without_distribution(Status.INFEASIBLE)
+    scalars = _scalars(plan, face, found, shift)
+    kept = np.ones(face.x.size, dtype=bool) if found.kept is None else found.kept
+    # A divergence from an anchor that underflows may be too large for a float at every distribution.
+    accurate = found.accurate and np.isfinite(scalars[:2]).all()
+    status = Status.OK if accurate else Status.REDUCED_ACCURACY
+    return SolvedRow(ids[on][kept], found.log_q[kept], scalars, found.iterations, status)
+
+
+def _without_distribution(status: Status) -> SolvedRow:
+    return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 6, 0, status)
 
 
 def _allowed(plan: Plan, x: Array, mask: Flags | None, anchor: Array | None) -> tuple[npt.NDArray[np.intp], Status]:
@@ -357,8 +370,8 @@ def _linear(plan: Plan, x: Array) -> tuple[Array, float]:
     return np.maximum(plan.score_weight * ((x - best) / t), FLOOR), plan.score_weight * (best / t)
 
 
-def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> tuple[float, float, float, float, float]:
-    """Return threshold, objective, entropy, kl and kept mass."""
+def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> Scalars:
+    """Return threshold, objective, entropy, kl, kept mass and multiplier."""
     log_q = found.log_q
     q = np.exp(log_q)
     reference = face.log_p if plan.anchor == "none" else face.log_r
@@ -368,6 +381,7 @@ def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> tuple[flo
         0.0 - dot(q, log_q),
         dot(q, log_q - reference),
         float(np.exp(face.log_p[log_q > -np.inf]).sum()),
+        found.multiplier,
     )
 
 

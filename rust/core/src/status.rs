@@ -8,7 +8,7 @@ pub enum Status {
     Ok = 0,
     /// A usable distribution whose residual is larger than float precision explains.
     ReducedAccuracy = 1,
-    /// No token is allowed.
+    /// No token is allowed, or none is in all supports.
     Infeasible = 2,
     /// An allowed token has a NaN score.
     NanScores = 3,

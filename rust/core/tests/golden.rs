@@ -44,6 +44,7 @@ fn plans() -> Vec<(&'static str, Plan)> {
         },
         steps: 5,
         eta: Some(1.0),
+        tolerance: None,
     };
     vec![
         ("greedy", of(Objective::Argmax, &[])),

@@ -125,9 +125,9 @@ fn with_law(
             ));
         }
         Ok(Ready::Spread(exponential, cut)) => {
-            let sums = &workspace.reads.sweep.sums;
+            let (sums, row) = (&workspace.reads.sweep.sums, workspace.reads.narrowed(row));
             draw(&mut Masses::new(
-                *row,
+                row,
                 level,
                 Terms::Cut(exponential, cut),
                 sums,
