@@ -117,8 +117,7 @@ def solve(
     NDArray[np.uint8],
 ]:
     """Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, multiplier,
-    iterations, status).
-    """
+    iterations, status)."""
 
 def sample(
     plans: list[Plan],

@@ -29,8 +29,6 @@ def describe(problem: Problem, plan: Plan) -> str:
         lines += ["subject to", *(f"              {member!r}: {member.formula()}" for member in constraints)]
     if faces or "p" in omega:
         lines.append(f"where       p = softmax({'x' if problem.temperature == 1 else f'x / {problem.temperature:g}'})")
-    if plan.target is not None:
-        lines.append("            m >= 0 is the smallest that respects the target, row by row")
     if plan.kind is PlanKind.ADAPTIVE_K:
         lines.append(f"tokens      the best ones, while the next one gains more than {plan.price:g}")
     lines.append(f"plan        {plan.kind.name}: {plan.kind.method}")
