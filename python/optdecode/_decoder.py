@@ -28,8 +28,9 @@ from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, wit
 from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
+from optdecode.constraints import Cap, Constraint
 from optdecode.errors import ProblemError
-from optdecode.regularizers import KL, Coverage, combine
+from optdecode.regularizers import KL, AlphaDivergence, Coverage, LogCoverage, NegEntropy, Regularizer, Tsallis, combine
 from optdecode.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class Decoder(Spec):
         print(describe(self.problem, self.plan), file=file if file is not None else sys.stdout)
 
     def twin(self) -> Decoder:
-        """Return the same decoder without coverage (beta = 0): what is left is re-tempering of the anchor.
+        """Return the same decoder without coverage terms (beta = 0): of Best-of-K, the re-tempering of the anchor.
 
         Returns
         -------
@@ -241,7 +242,7 @@ class Decoder(Spec):
             The comparison that isolates the coverage term.
         """
         terms = () if self.problem.regularizer is None else self.problem.regularizer.terms()
-        rest = tuple((a, term) for a, term in terms if not isinstance(term, Coverage))
+        rest = tuple((a, term) for a, term in terms if not isinstance(term, (Coverage, LogCoverage)))
         if self.solver is not None and not rest:
             raise ProblemError(
                 "twin: mirror ascent at lam=0 has no exact twin; it is softmax with weight steps * eta on s"
@@ -259,29 +260,44 @@ class Decoder(Spec):
         Raises
         ------
         ProblemError
-            The twin is no softmax of the logits (given anchor, sparse regularizer).
+            The twin is no softmax of the logits (given anchor, sparse regularizer, cap, target, price a token); the
+            message names what makes it none.
+
+        Examples
+        --------
+        >>> from optdecode import KL, NegEntropy
+        >>> Decoder(Problem(0.5 * KL() + 0.5 * NegEntropy(), temperature=0.9)).effective_temperature()  # s + p^0.5
+        0.6
         """
         twin = self.twin()
-        plan = twin.plan
+        plan, terms = twin.plan, () if twin.problem.regularizer is None else twin.problem.regularizer.terms()
         if plan.kind is PlanKind.ARGMAX:
             return 0.0
-        kl = twin.problem.regularizer is not None and isinstance(twin.problem.regularizer.terms()[0][1], KL)
-        softmax_like = plan.kind in (
-            PlanKind.SOFTMAX,
-            PlanKind.FACE_SOFTMAX,
-            PlanKind.ANCHORED_SOFTMAX,
-            PlanKind.MIRROR,
-        )
-        if plan.anchor == "given" or not softmax_like:
-            raise ProblemError(f"effective_temperature: {twin!r} is no softmax of the logits")
-        factor = 1.0 / plan.lam
+        supports = () if twin.problem.support is None else twin.problem.support.members()
+        constraints = [member for member in supports if isinstance(member, Constraint) and member != Cap(1.0)]
+        strangers = [term for _, term in terms if not (_is_entropy(term) or _is_model_kl(term))]
+        strength = sum(coefficient for coefficient, _ in terms)
+        if constraints or strangers or strength <= 0.0:
+            culprit = [*constraints, *strangers, twin][0]
+            raise ProblemError(f"effective_temperature: with {culprit!r} the twin is no softmax of the logits")
+        factor = 1.0 / strength
         if plan.kind is PlanKind.MIRROR and plan.eta is not None:
             factor = (1.0 - (1.0 - plan.eta * plan.lam) ** plan.steps) / plan.lam
+        # q ~ exp((w_s s + kl log p) / strength), and log p = x / T + const.
+        anchored = sum(coefficient for coefficient, term in terms if _is_model_kl(term)) / strength
         score = plan.score_weight * factor * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
-        inverse = score + (1.0 / plan.temperature if kl else 0.0)
+        inverse = score + anchored / plan.temperature
         if inverse == 0.0:
             raise ProblemError("effective_temperature: the twin is the uniform distribution (infinite temperature)")
         return 1.0 / inverse
+
+
+def _is_entropy(term: Regularizer) -> bool:
+    return term in (NegEntropy(), Tsallis(1.0))
+
+
+def _is_model_kl(term: Regularizer) -> bool:
+    return term in (KL(), AlphaDivergence(1.0))
 
 
 @dataclass(frozen=True)
