@@ -31,8 +31,6 @@ def describe(problem: Problem, plan: Plan) -> str:
     if faces or "p" in omega:
         raw = ", p_raw = softmax(x)" if any("p_raw" in line for line in lines) else ""
         lines.append(f"where       p = softmax({tempered}){raw}")
-    if plan.target is not None:
-        lines.append("            m >= 0 is the smallest that respects the target, row by row")
     if plan.kind is PlanKind.ADAPTIVE_K:
         lines.append(f"tokens      the best ones, while the next one gains more than {plan.price:g}")
     lines.append(f"plan        {plan.kind.name}: {plan.kind.method}")

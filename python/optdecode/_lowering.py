@@ -407,9 +407,12 @@ def _with_target(plan: Plan, problem: Problem) -> Plan:
 def _check_entropy_target(target: Entropy, plan: Plan) -> None:
     """Refuse regularizers whose optimum need not be ordered as the scores: its entropy may fall as they gain weight."""
     # dH / d lam is a covariance of log q and s under positive weights, so it is >= 0 where q is ordered as s is.
+    # A KL that is subtracted turns the order around once its multiplier is large.
     ordered = plan.anchor != "given" and plan.weights != "array"
-    if not ordered or plan.kind is PlanKind.COVERAGE_WATERFILL:
+    ordered &= not any(term.kind == "kl" and term.coefficient < 0.0 for term in plan.terms)
+    coverage = plan.kind is PlanKind.COVERAGE_WATERFILL or {term.kind for term in plan.terms} == {"coverage"}
+    if not ordered or coverage:
         raise ProblemError(
             f"{target!r} needs a regularizer whose optimum keeps the order of the scores: no given anchor, no given "
-            "weights, and not coverage alone"
+            "weights, no KL that is subtracted, and not coverage alone"
         )
