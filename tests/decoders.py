@@ -11,6 +11,7 @@ def softmax_decoders() -> list[od.Decoder]:
     """Closed forms: argmax, softmax, faces, anchors."""
     plain = [
         od.greedy(),
+        od.Decoder(od.Problem(support=od.Typical(0.35), temperature=2.0)),
         *(od.softmax(lam) for lam in LAMBDAS),
         od.Decoder(od.Problem(0.5 * od.NegEntropy(), score_weight=-2.0)),
     ]
@@ -29,12 +30,20 @@ def softmax_decoders() -> list[od.Decoder]:
         od.Epsilon(0.01),
         od.Eta(0.02),
         od.TopP(0.8, measured_on="raw") & od.TopK(7),
+        od.Typical(0.2),
+        od.Typical(0.92),
+        od.Typical(0.5, measured_on="raw"),
+        od.TopH(),
+        od.TopH(0.9),
+        od.TopH(0.7, measured_on="raw") & od.TopK(40),
     )
     chains = (
         od.Chain(od.TopK(20), od.TopP(0.8)),
         od.Chain(od.TopP(0.9), od.TopP(0.9, measured_on="raw"), od.MinP(0.05)),
         od.Chain(od.MinP(0.01), od.Epsilon(0.02)) & od.TopK(9),
         od.Chain(od.TopK(30), od.Eta(0.1), od.TopNSigma(1.0), od.PLess()),
+        od.Chain(od.TopK(40), od.Typical(0.7), od.TopP(0.85)),
+        od.Chain(od.Typical(0.85), od.TopK(9), od.TopH(0.6)),
     )
     faces = [od.softmax(0.8).subject_to(rule) for rule in (*rules, *chains)]
     anchors = [
@@ -53,6 +62,7 @@ def threshold_decoders() -> list[od.Decoder]:
         od.sparsemax(30.0).subject_to(od.Chain(od.TopK(30), od.TopP(0.85))),  # no k of n equal tokens reach it exactly
         od.sparsemax(30.0).subject_to(od.TopK(3)),
         od.entmax(1.3, 5.0).subject_to(od.TopP(0.7), od.MinP(0.1)),
+        od.sparsemax(5.0).subject_to(od.Typical(0.35)),
     ]
     return plain + faces
 
@@ -61,6 +71,7 @@ def coverage_decoders() -> list[od.Decoder]:
     """Best-of-K: budgets, weights, anchors' strengths, the limits lam = 0 and beta = 0."""
     budgets = [od.best_of_k(k, beta=2.0, lam=0.5, weights="uniform") for k in (1, 2, 3, 4, 8, 64, 1000, 4096)]
     weights = [od.best_of_k(8, beta=1.0, weights=w) for w in ("model", "uniform", "rank", od.TopK(3), od.MinP(0.3))]
+    weights.append(od.best_of_k(8, beta=1.0, weights=od.Typical(0.35)))
     strengths = [od.best_of_k(16, beta=beta, lam=lam, weights="uniform") for lam in LAMBDAS for beta in (0.02, 5.0)]
     heavy = [od.best_of_k(k, beta_bar=30.0, lam=1e-2, weights="uniform") for k in (2, 8, 4096)]
     others = [
@@ -68,6 +79,7 @@ def coverage_decoders() -> list[od.Decoder]:
         od.best_of_k(8, beta=1.0, score_weight=0.0),
         od.best_of_k(8, beta=1.0, score_weight=-1.0, temperature=2.0, scores="raw"),
         od.best_of_k(8, beta_bar=2.0, lam=1.0).subject_to(od.TopK(4)),
+        od.best_of_k(8, beta_bar=2.0, lam=1.0).subject_to(od.Typical(0.35)),
     ]
     water = [
         od.best_of_k(k, beta_bar=3.0, lam=0.0, weights=w) for k in (1, 2, 3, 8, 4096) for w in ("model", "uniform")
@@ -77,10 +89,16 @@ def coverage_decoders() -> list[od.Decoder]:
 
 
 def mirror_decoders() -> list[od.Decoder]:
-    """Algorithm 1 with its own and with the guaranteed step size."""
+    """Algorithm 1 with its own and with the guaranteed step size, without a KL term, at the paper's settings."""
     runs = [(steps, eta) for steps in (1, 5, 20) for eta in (0.1, 1.0, "auto")]
     plain = [od.best_of_k(8, beta=0.5, lam=0.5, solver=od.MirrorAscent(steps, eta)) for steps, eta in runs]
-    return [*plain, od.best_of_k(64, beta_bar=1.0, lam=0.0, weights="uniform", solver=od.MirrorAscent(5, 0.3))]
+    plain.append(od.best_of_k(8, beta=0.5, lam=0.5, solver=od.MirrorAscent(10_000, "auto", tolerance=1e-7)))
+    linear = [
+        od.best_of_k(64, beta_bar=1.0, lam=0.0, weights="uniform", solver=od.MirrorAscent(5, 0.3)),
+        od.best_of_k(lam=0.0, beta_bar=1.0, solver=od.MirrorAscent(5, 0.3)).twin(),
+    ]
+    paper = [od.paper_best_of_k(0.05, 0.5, 0.9), od.paper_best_of_k(scores="tempered", model="raw", weights="rank")]
+    return [*plain, *linear, *paper]
 
 
 def _decoder(regularizer: od.Regularizer | None, *constraints: od.Support, **problem: object) -> od.Decoder:

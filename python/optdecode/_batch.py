@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from optdecode._codes import ArithmeticCodes
 from optdecode._decoder import Decoder, ModelWanted, draw_plain, draw_rows, thread_count
 from optdecode._inputs import check_plans, is_laid_out, mask_rows, read_rows, writable_rows
 from optdecode._plan import Plan
@@ -22,7 +23,7 @@ def sample_batch(
     positions: Any = 0,
     mask: Any = None,
     n: int = 1,
-    coupling: str = "iid",
+    coupling: str | ArithmeticCodes = "iid",
     anchor: Any = None,
     budget: Any = None,
     weights: Any = None,

@@ -255,24 +255,28 @@ def _rank(x: Array) -> Array:
 
 
 def _indicator(rules: Iterable[tuple[str, float, bool]], x: Array, temperature: float) -> Array:
-    """Return 1 where every rule keeps the token; all rules keep the best."""
+    """Return 1 where every rule keeps the token; all rules keep the best, but for the typical set."""
     keep = np.ones(x.size, dtype=bool)
     rank = _rank(x)
     for name, value, raw in rules:
-        keep &= _keeps(name, value, x, 1.0 if raw else temperature, rank) | (rank == 0)
+        keep &= _keeps(name, value, x, 1.0 if raw else temperature, rank) | ((rank == 0) & (name != "typical"))
     return keep.astype(np.float64)
 
 
-def _keeps(name: str, value: float, x: Array, t: float, rank: Array) -> Array:
+def _keeps(name: str, value: float, x: Array, t: float, rank: Array) -> npt.NDArray[np.bool_]:
     """Return one rule's condition, as it is written in the documentation."""
     p = np.exp(_normalised((x - x.max()) / t))
     if name == "top_k":
         return np.asarray(rank < value)
     if name == "top_p":
-        order = np.argsort(rank)
-        ahead = np.empty(x.size)  # mass of the better tokens
-        ahead[order] = np.concatenate(([0.0], np.cumsum(p[order])[:-1]))
-        return np.asarray((ahead < value) | (value >= 1.0))
+        return np.asarray((_ahead(p, rank) < value) | (value >= 1.0))
+    if name == "typical":  # -ln p - H(p) is how far the score is below its mean, here in units of the range of scores
+        score = (x - x.max()) / max(float(np.ptp(x)), 5e-324)
+        distance = np.abs(score - float(times(p, score).sum()))
+        nearness = np.lexsort((rank, distance)).argsort().astype(np.float64)
+        return np.asarray((_ahead(p, nearness) < value) | (value >= 1.0))
+    if name == "top_h":
+        return np.asarray((_prefix_entropies(p, rank) <= value * float(-times(p, np.log(p)).sum())) | (value >= 1.0))
     if name == "min_p":
         return np.asarray(x >= x.max() + t * np.log(value))  # log 0 = -inf keeps all
     if name == "top_n_sigma":
@@ -284,3 +288,20 @@ def _keeps(name: str, value: float, x: Array, t: float, rank: Array) -> Array:
         "eta": min(value, float(np.sqrt(value) * np.exp(times(p, np.log(p)).sum()))),
     }
     return np.asarray(p >= cutoff[name])
+
+
+def _ahead(p: Array, rank: Array) -> Array:
+    """Return the mass of the tokens that come before each in an order."""
+    order = np.argsort(rank)
+    ahead = np.empty(p.size)
+    ahead[order] = np.concatenate(([0.0], np.cumsum(p[order])[:-1]))
+    return ahead
+
+
+def _prefix_entropies(p: Array, rank: Array) -> Array:
+    """Return for each token the entropy of p renormalised on it and those before it."""
+    order = np.argsort(rank)
+    mass = np.cumsum(p[order])
+    entropies = np.empty(p.size)
+    entropies[order] = np.log(mass) - np.cumsum(times(p[order], np.log(p[order]))) / mass
+    return entropies

@@ -30,7 +30,7 @@ from optdecode.regularizers import (
     Weights,
     combine,
 )
-from optdecode.supports import Rule, Support, allowed_ids
+from optdecode.supports import Rule, Support, allowed_ids, at_zero_temperature, may_drop_best
 
 _COVERING = ("coverage", "log_coverage")
 
@@ -274,22 +274,30 @@ def _lower_count(base: Plan, parts: Terms) -> Plan:
 
 
 def _by_mirror(plan: Plan, solver: MirrorAscent) -> Plan:
-    mirror_kinds = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.ANCHORED_SOFTMAX)
-    if plan.kind not in mirror_kinds:
+    # ARGMAX here: no regularizer at all, a linear objective.
+    mirror_kinds = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.ANCHORED_SOFTMAX, PlanKind.ARGMAX)
+    if plan.kind not in mirror_kinds or plan.cap < 1.0:
+        capped = f" under Cap({plan.cap:g})" if plan.cap < 1.0 else ""
         raise ProblemError(
-            f"MirrorAscent solves a * KL(anchor) - b * Coverage(...); the plan of this problem is {plan.kind.name}"
+            "MirrorAscent solves a * KL(anchor) - b * Coverage(...), without a cap; the plan of this problem is "
+            f"{plan.kind.name}{capped}"
+        )
+    if solver.tolerance is not None and plan.lam == 0.0:
+        raise ProblemError(
+            f"MirrorAscent: tolerance is measured in lam, and this problem has lam = 0; got {solver.tolerance:g}. "
+            "Leave it out, for exactly `steps` steps"
         )
     eta = None if solver.eta == "auto" else float(solver.eta)
     anchor = "model" if plan.anchor == "none" else plan.anchor
-    return replace(plan, kind=PlanKind.MIRROR, steps=solver.steps, eta=eta, anchor=anchor)
+    return replace(plan, kind=PlanKind.MIRROR, steps=solver.steps, eta=eta, tolerance=solver.tolerance, anchor=anchor)
 
 
 def _at_the_vertex(plan: Plan) -> Plan:
     """Return the plan of the limits without a regularizer, and others as they are."""
     if plan.kind is not PlanKind.ARGMAX and plan.temperature > 0.0:
         return plan
-    # In the limit T -> 0 the scores outweigh every finite regularizer, and every support keeps the best token, so only
-    # the constraints that forbid tokens outright remain.
+    # In the limit T -> 0 the scores outweigh every finite regularizer. What is left are the constraints that forbid
+    # tokens outright, and supports if some may drop the best token.
     if plan.score_weight <= 0 or (plan.temperature == 0 and plan.raw_scores):
         raise ProblemError(
             "greedy decoding (no regularizer, or temperature 0) needs score_weight > 0 and scores='tempered'; "
@@ -302,13 +310,20 @@ def _at_the_vertex(plan: Plan) -> Plan:
                 "optimum fills the best tokens up to the cap"
             )
         return replace(plan, kind=PlanKind.GREEDY_FILL)
-    anchor = "given" if plan.anchor == "given" else "none"
+    supports, chains = plan.supports, plan.chains
+    if plan.temperature == 0:
+        supports, *chains_at_zero = (tuple(map(at_zero_temperature, rules)) for rules in (supports, *chains))
+        supports, chains = tuple(sorted(set(supports))), tuple(sorted(set(chains_at_zero)))
+    if not any(map(may_drop_best, (rule for rules in (supports, *chains) for rule in rules))):
+        supports, chains = (), ()
     return Plan(
         PlanKind.ARGMAX,
         temperature=plan.temperature or 1.0,
-        anchor=anchor,
+        anchor="given" if plan.anchor == "given" else "none",
         score_weight=plan.score_weight,
         raw_scores=plan.raw_scores,
+        supports=supports,
+        chains=chains,
         allowed=plan.allowed,
     )
 

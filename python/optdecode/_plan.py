@@ -54,7 +54,7 @@ _METHODS = {
     PlanKind.THRESHOLD_TSALLIS: "entmax threshold: finite search for alpha 1.5 and 2, safeguarded Newton otherwise",
     PlanKind.COVERAGE_DUAL: "exact scalar dual: Newton on the normaliser, one monotone root a token",
     PlanKind.COVERAGE_WATERFILL: "exact waterfilling (lam = 0): one monotone root, sparse",
-    PlanKind.MIRROR: "mirror ascent, a fixed number of steps",
+    PlanKind.MIRROR: "mirror ascent from the anchor (Algorithm 1 of arXiv:2602.18292)",
     PlanKind.SEPARABLE_DUAL: "exact scalar dual: one safeguarded root for the normaliser, one a token",
     PlanKind.GREEDY_FILL: "the best tokens in order, each filled up to the cap",
     PlanKind.ADAPTIVE_K: "the exact optimum on the k best tokens, k by a search over a concave value",
@@ -100,8 +100,8 @@ class Plan:
         The coverage term; ``weights`` is ``"model"``, ``"uniform"``, ``"rank"``, ``"support"`` or ``"array"``.
     anchor : str
         ``"none"``, ``"model"`` or ``"given"``.
-    steps, eta
-        Mirror ascent; eta None is 1 / L.
+    steps, eta, tolerance
+        Mirror ascent; eta None is 1 / L; tolerance, in lam, None for exactly `steps` steps.
     terms : tuple of Term
         The regularizer of ``SEPARABLE_DUAL``, whose numbers are not in the fields above, except for the budget and the
         weights of a coverage term; the one term of ``ADAPTIVE_K``.
@@ -134,6 +134,7 @@ class Plan:
     anchor: str = "none"
     steps: int = 0
     eta: float | None = None
+    tolerance: float | None = None
     terms: tuple[Term, ...] = ()
     price: float = 0.0
     cap: float = 1.0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from optdecode._certificate import Certificate
+    from optdecode._codes import ArithmeticCodes
     from optdecode._plan import Plan
     from optdecode.backends import Drawn, Solved
 
@@ -48,7 +49,7 @@ class Solution:
     multiplier : float64 array, shape (...)
         What multiplies the whole regularizer: 1 unless an `Entropy` or a `Divergence` target chose it.
     iterations : int64 array, shape (...)
-        Steps of the outer root find or of mirror ascent; 0 for closed forms.
+        Steps of the outer root find or of mirror ascent (as many as a row took); 0 for closed forms.
     status : Status, or int64 array of shape (...)
         What became of each row.
     backend : str
@@ -152,7 +153,7 @@ class Solution:
         seed: Any = None,
         position: Any = 0,
         n: int = 1,
-        coupling: str = "iid",
+        coupling: str | ArithmeticCodes = "iid",
         model_log_probs: bool = False,
         top_log_probs: int = 0,
     ) -> Draw:
@@ -188,7 +189,7 @@ class Draw:
     Attributes
     ----------
     tokens : int64 array, shape (..., n)
-        Token ids; −1 on rows without a distribution.
+        Token ids; −1 on rows without a distribution, and where a row has fewer distinct tokens than were asked for.
     log_probs : float array, shape (..., n)
         Log q of the tokens in nats; float32, or float64 for float64 logits; NaN on such rows.
     status : Status, or int64 array of shape (...)
@@ -203,6 +204,10 @@ class Draw:
         asked for.
     top_log_probs : float array, shape (..., m), optional
         Log p of these, −inf past the number of allowed ones; NaN on rows without a distribution.
+    log_inclusion : float array, shape (..., n), optional
+        With ``coupling="gumbel_topk"``: log of the probability that a token is among the n drawn, given the (n + 1)-th
+        largest perturbed log-probability. The sum of f(v) q_v / inclusion_v over the tokens drawn is an unbiased
+        estimate of the mean of f under q (arXiv:1903.06059).
     """
 
     tokens: Any
@@ -212,6 +217,7 @@ class Draw:
     model_log_probs: Any = None
     top_tokens: Any = None
     top_log_probs: Any = None
+    log_inclusion: Any = None
 
     def __init__(
         self,
@@ -222,6 +228,7 @@ class Draw:
         model_log_probs: Any = None,
         top_tokens: Any = None,
         top_log_probs: Any = None,
+        log_inclusion: Any = None,
     ) -> None:
         # The one that `dataclass` writes goes through `object.__setattr__`, which costs more than drawing a token.
         fields = self.__dict__
@@ -233,12 +240,17 @@ class Draw:
             fields["model_log_probs"] = model_log_probs
         if top_tokens is not None:
             fields["top_tokens"], fields["top_log_probs"] = top_tokens, top_log_probs
+        if log_inclusion is not None:
+            fields["log_inclusion"] = log_inclusion
 
 
 def make_draw(rows: Rows, drawn: Drawn, backend: str) -> Draw:
     """Give drawn arrays the caller's shape and type."""
-    log_probs = _narrowed(rows, drawn.log_probs)
-    return Draw(rows.restore(drawn.tokens), rows.restore(log_probs), _status_of(rows, drawn.status), backend)
+    tokens, log_probs = rows.restore(drawn.tokens), rows.restore(_narrowed(rows, drawn.log_probs))
+    draw = Draw(tokens, log_probs, _status_of(rows, drawn.status), backend)
+    if drawn.log_inclusion is None:
+        return draw
+    return replace(draw, log_inclusion=rows.restore(_narrowed(rows, drawn.log_inclusion)))
 
 
 def with_model(draw: Draw, rows: Rows, answer: tuple[NDArray[Any], ...], m: int) -> Draw:

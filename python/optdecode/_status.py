@@ -21,6 +21,7 @@ class Status(IntEnum):
     INF_SCORES = 4
     BAD_ANCHOR = 5
     BAD_WEIGHTS = 6
+    TOO_FEW_TOKENS = 7
 
     @property
     def is_solved(self) -> bool:
@@ -39,9 +40,10 @@ STATUSES = tuple(Status)
 _MEANINGS = {
     Status.OK: "solved to float precision",
     Status.REDUCED_ACCURACY: "solved, with a residual larger than float precision explains",
-    Status.INFEASIBLE: "no token is allowed, or no distribution on those that are respects the cap and the target",
+    Status.INFEASIBLE: "no token is allowed, or no distribution on those that are respects supports, cap and target",
     Status.NAN_SCORES: "an allowed token has a NaN logit",
     Status.INF_SCORES: "an allowed token has a +inf logit",
     Status.BAD_ANCHOR: "the anchor has a NaN or +inf log-probability on an allowed token",
     Status.BAD_WEIGHTS: "a weight of an allowed token is NaN, negative or infinite",
+    Status.TOO_FEW_TOKENS: "fewer tokens have probability than distinct ones were asked for",
 }

@@ -16,7 +16,7 @@ TV = {"float64": 1e-6, "float32": 1e-5}
 GAP = {"float64": 1e-6, "float32": 1e-5}
 FAMILY = set(family_decoders())
 FAMILY_SIZES = {"float64": (1, 2, 3, 31, 257), "float32": (33,)}  # the reference takes its time
-SUM_RULES = {"top_p", "p_less", "epsilon", "eta", "top_n_sigma"}
+SUM_RULES = {"top_p", "p_less", "epsilon", "eta", "top_n_sigma", "top_h", "typical"}
 
 
 def solve_in_rust(decoder, rows, **arguments):
@@ -44,9 +44,21 @@ def solve_reference(decoder, rows, rust, **arguments):
 
 
 def assert_near_boundary(decoder, row, differing):
-    """The tokens on which the faces differ all lie within 1e-6 of one another, at the threshold."""
+    """The tokens on which the faces differ all lie within 1e-6 of one another, at the threshold.
+
+    That of a typical set is a distance from the mean score, on either side of it.
+    """
     x = row[differing].astype(np.float64)
-    assert np.ptp(x) <= 1e-6 * max(1.0, np.abs(x).max()), (decoder, x)
+    scale = max(1.0, np.abs(x).max())
+    for name, _, raw in decoder.plan.supports:
+        if name == "typical":
+            x = np.abs(x - mean_score(row[row > -np.inf].astype(np.float64), 1.0 if raw else decoder.plan.temperature))
+    assert np.ptp(x) <= 1e-6 * scale, (decoder, x)
+
+
+def mean_score(x, temperature):
+    p = np.exp((x - x.max()) / temperature)
+    return x.max() + (p / p.sum())[p > 0] @ (x - x.max())[p > 0]
 
 
 def assert_parity(decoder, rows, **arguments):

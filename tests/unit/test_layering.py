@@ -21,8 +21,8 @@ LAYERS: dict[str, list[str]] = {
         "_certificate_terms",
         "backends.*",
     ],
-    "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
-    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
+    "decoder": ["_solution", "_codes", "_decoder", "_batch", "presets", "_parse"],
+    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "plot.*", "scores", "__main__"],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.
 INDEPENDENT = [

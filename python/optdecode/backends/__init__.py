@@ -39,11 +39,12 @@ class Solved(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a backend returns for n draws of B rows."""
+    """What a backend returns for n draws of B rows; `log_inclusion` with the coupling that has it."""
 
     tokens: NDArray[Any]
     log_probs: NDArray[Any]
     status: NDArray[Any]
+    log_inclusion: NDArray[Any] | None = None
 
 
 class Backend(Protocol):
@@ -55,8 +56,13 @@ class Backend(Protocol):
 
     def sample(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any,
                budget: Any, seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str,
-               threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
+               threads: int) -> tuple[NDArray[Any] | None, ...]:  # fmt: skip
         """Draw n tokens a row; the arrays of `Drawn`, in order."""
+
+    def sample_codes(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any,
+                     budget: Any, seed: int, sequences: NDArray[Any], codes: NDArray[Any], steps: NDArray[Any],
+                     threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
+        """Draw one token a row by arithmetic codes: tokens, log_probs, status, next codes and steps, all (B,)."""
 
     def model_log_probs(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any,
                         tokens: NDArray[Any], m: int, threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
@@ -115,4 +121,15 @@ def sample(
     """Draw n tokens from every row of a batch; returns the name of the backend that ran, and its arrays."""
     name, module = select(backend)
     arrays = (rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget)
-    return name, Drawn(*module.sample(plans, *arrays, seeds, positions, n, coupling, threads))
+    return name, Drawn(*module.sample(plans, *arrays, seeds, positions, n, coupling, threads))  # type: ignore[arg-type]
+
+
+def sample_codes(
+    plans: list[Plan], rows: Rows, seed: int, sequences: NDArray[Any], codes: NDArray[Any], steps: NDArray[Any],
+    backend: str, threads: int,
+) -> tuple[str, Drawn, NDArray[Any], NDArray[Any]]:  # fmt: skip
+    """Draw one token of each sequence by its code; returns the backend's name, the draw, the next codes and steps."""
+    name, module = select(backend)
+    arrays = (rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget)
+    tokens, log_probs, status, *after = module.sample_codes(plans, *arrays, seed, sequences, codes, steps, threads)
+    return name, Drawn(tokens[:, None], log_probs[:, None], status), after[0], after[1]

@@ -45,7 +45,8 @@ class FaceRow:
 class Found:
     """The optimum: log q, the dual threshold (of the shifted scores), Omega(q), iterations, multiplier of Omega.
 
-    ``kept``: the tokens that a solver kept of those it was given; None is all.
+    ``kept``: the tokens that a solver kept of those it was given; None is all. ``accurate``: whether a tolerance was
+    met.
     """
 
     log_q: Array
@@ -54,6 +55,7 @@ class Found:
     iterations: int = 0
     multiplier: float = 1.0
     kept: Flags | None = None
+    accurate: bool = True
 
 
 #: None where no distribution satisfies the constraints.

@@ -258,12 +258,30 @@ def mirror(plan: Plan, row: FaceRow) -> Found:
         g = row.l + gain * uncovered(log_q, row.budget - 1)
         return g - plan.lam * (log_q - row.log_r + 1.0) if plan.lam else g
 
+    def is_near(log_q: Array) -> bool:
+        if plan.tolerance is None:
+            return False
+        return _mirror_gap(plan, row, log_q, gradient(log_q)) <= plan.tolerance * plan.lam
+
     eta = plan.eta if plan.eta is not None else _auto_eta(plan.lam, float(gain.max()), row.budget)
-    for _ in range(plan.steps):
+    taken = 0
+    while taken < plan.steps and not is_near(log_q):
         # A step size far above 2 / L diverges; it stays among the finite numbers.
         moved = np.clip(log_q + eta * gradient(log_q), FLOOR, -FLOOR)
         log_q = np.maximum(log_softmax(moved), FLOOR)
-    return Found(log_q, dot(np.exp(log_q), gradient(log_q)), coverage_omega(plan, row, log_q), plan.steps)
+        taken += 1
+    threshold, accurate = dot(np.exp(log_q), gradient(log_q)), plan.tolerance is None or is_near(log_q)
+    return Found(log_q, threshold, coverage_omega(plan, row, log_q), taken, accurate=accurate)
+
+
+def _mirror_gap(plan: Plan, row: FaceRow, log_q: Array, g: Array) -> float:
+    """Return max g - <q, g>; tokens without mass by the conjugate at nu = max g: max over x of (l - nu) x - phi(x)."""
+    on = np.exp(log_q) > 0.0
+    nu = float(g[on].max())
+    gain = plan.beta_bar * row.budget * row.w
+    with np.errstate(over="ignore"):
+        lost = np.exp(row.log_r + (row.l + gain - nu) / plan.lam - 1.0)[~on]
+    return nu - dot(np.exp(log_q), g) + plan.lam * float(lost.sum())
 
 
 def _auto_eta(lam: float, gain: float, budget: int) -> float:

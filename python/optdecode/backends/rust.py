@@ -50,6 +50,11 @@ def _compile(plan: Plan) -> _core.Plan:
         anchor=plan.anchor,
         steps=plan.steps,
         eta=plan.eta,
+        tolerance=plan.tolerance,
+        terms=list(plan.terms),
+        price=plan.price,
+        cap=plan.cap,
+        target=plan.target,
         supports=list(plan.supports),
         chains=[list(chain) for chain in plan.chains],
         allowed=None if plan.allowed is None else np.array(plan.allowed, dtype=np.uint32),
@@ -66,10 +71,19 @@ def solve(
 def sample(
     plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
     seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str, threads: int,
-) -> tuple[NDArray[Any], ...]:  # fmt: skip
+) -> tuple[NDArray[Any] | None, ...]:  # fmt: skip
     """Draw n tokens a row; see `optdecode.backends.Backend`."""
     natives = _all_compiled(plans)
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)
+
+
+def sample_codes(
+    plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any, seed: int,
+    sequences: NDArray[Any], codes: NDArray[Any], steps: NDArray[Any], threads: int,
+) -> tuple[NDArray[Any], ...]:  # fmt: skip
+    """Draw one token a row by arithmetic codes; see `optdecode.backends.Backend`."""
+    arrays = (logits, dtype, mask, anchor, weights, budget)
+    return _core.sample_codes(_all_compiled(plans), *arrays, seed, sequences, codes, steps, threads)
 
 
 def model_log_probs(
