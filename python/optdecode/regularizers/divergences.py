@@ -73,8 +73,8 @@ class _AlphaFamily(_Anchored):
             return (times(q, log_t) - q + r).sum(axis=-1)
         if a == 0.0:
             return (times(r, -log_t) + q - r).sum(axis=-1)
-        # r t^alpha is r + r expm1(alpha log t), and q + q expm1((alpha - 1) log t): no cancellation near t = 1, and near
-        # alpha = 0 and alpha = 1.
+        # r t^alpha is r + r expm1(alpha log t), and q + q expm1((alpha - 1) log t). Neither cancels near t = 1, nor
+        # the first near alpha = 0, nor the second near alpha = 1.
         if a > 0.5:
             return ((times(q, np.expm1((a - 1.0) * log_t)) / (a - 1.0) - (q - r)) / a).sum(axis=-1)
         return ((times(r, np.expm1(a * log_t)) / a - (q - r)) / (a - 1.0)).sum(axis=-1)
