@@ -11,16 +11,7 @@ import numpy as np
 
 from optdecode import backends
 from optdecode._explain import describe
-from optdecode._inputs import (
-    Rows,
-    as_tensors,
-    fresh_seed,
-    plain_tensor,
-    read_out,
-    read_positions,
-    read_rows,
-    read_seeds,
-)
+from optdecode._inputs import as_tensors, fresh_seed, plain_tensor
 from optdecode._lowering import lower
 from optdecode._plan import Plan, PlanKind
 from optdecode._problem import MirrorAscent, Problem
@@ -28,6 +19,7 @@ from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, wit
 from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
+from optdecode._tensor_inputs import AnyRows, read_call
 from optdecode.errors import ProblemError
 from optdecode.regularizers import KL, Coverage, combine
 from optdecode.supports import Support, intersect
@@ -130,8 +122,8 @@ class Decoder(Spec):
             Some rows have no solution (NaN or +inf logits, nothing allowed); ``.result`` is the whole Solution.
         """
         one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
-        rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
-        written = None if out is None else read_out(out, rows)
+        rows = read_call(logits, [self.plan], backend, mask=mask, anchor=anchor, budget=budget, weights=weights)
+        written = None if out is None else rows.read_out(out)
         rows = rows.owned()  # the certificate and later draws need the logits of now, whatever the caller writes next
         name, solved = backends.solve(self.plan, rows, backend, thread_count(threads))
 
@@ -141,9 +133,9 @@ class Decoder(Spec):
 
         solution = Solution(self.plan, rows, solved, name, draw)
         if on_failure == "raise":
-            raise_on_failure(solved.status, solution)
+            raise_on_failure(rows.host(solved.status), solution)
         if written is not None:
-            written[...] = solved.log_probs.reshape(written.shape)
+            rows.write(written, solved.log_probs)
         return solution
 
     def sample(
@@ -200,7 +192,7 @@ class Decoder(Spec):
             draw = draw_plain(self.plan, logits, seed, position, n, coupling, backend, threads, on_failure)
             if draw is not None:
                 return draw
-        rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
+        rows = read_call(logits, [self.plan], backend, mask=mask, anchor=anchor, budget=budget, weights=weights)
         model = ModelWanted(model_log_probs, top_log_probs)
         return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, on_failure, model)
 
@@ -296,7 +288,7 @@ class ModelWanted:
             positive_int("sample", "top_log_probs", self.best)
 
     def added_to(
-        self, draw: Draw, tokens: NDArray[Any], plans: list[Plan], rows: Rows, backend: str, threads: int
+        self, draw: Draw, tokens: NDArray[Any], plans: list[Plan], rows: AnyRows, backend: str, threads: int
     ) -> Draw:
         """Return the draw with what the backend says, if anything is wanted."""
         if not (self.log_probs or self.best):
@@ -351,7 +343,7 @@ def draw_plain(
 
 def draw_rows(
     plans: list[Plan],
-    rows: Rows,
+    rows: AnyRows,
     seed: Any,
     position: Any,
     n: int,
@@ -365,12 +357,12 @@ def draw_rows(
     one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
     one_of("sample", "coupling", coupling, _COUPLINGS)
     n = positive_int("sample", "n", n)
-    seeds = read_seeds(seed, rows.shape, row_seeds)
-    positions = read_positions(position, rows.shape)
+    seeds = rows.seeds(seed, row_seeds)
+    positions = rows.positions(position)
     name, drawn = backends.sample(plans, rows, seeds, positions, n, coupling, backend, thread_count(threads))
     draw = make_draw(rows, drawn, name)
     if model is not None:
         draw = model.added_to(draw, drawn.tokens, plans, rows, backend, thread_count(threads))
     if on_failure == "raise":
-        raise_on_failure(drawn.status, draw)
+        raise_on_failure(rows.host(drawn.status), draw)
     return draw

@@ -7,6 +7,7 @@ import optdecode as od
 from decoders import all_decoders, coverage_decoders, softmax_decoders, threshold_decoders
 from optdecode import PlanKind
 from optdecode.backends import reference
+from reference_faces import solve_reference
 from rows import ROW_KINDS, make_row, make_rows
 
 SIZES = (1, 2, 3, 8, 31, 257, 1000)
@@ -14,7 +15,6 @@ LARGE = (4097, 32_000)
 HUGE = 262_144
 TV = {"float64": 1e-6, "float32": 1e-5}
 GAP = {"float64": 1e-6, "float32": 1e-5}
-SUM_RULES = {"top_p", "p_less", "epsilon", "eta", "top_n_sigma"}
 
 
 def solve_in_rust(decoder, rows, **arguments):
@@ -24,27 +24,6 @@ def solve_in_rust(decoder, rows, **arguments):
         solution = decoder(rows, **arguments)
     assert solution.backend == "rust"
     return solution
-
-
-def solve_reference(decoder, rows, rust):
-    """Solve by the reference; where a sum put a boundary token elsewhere, on the face that the core returned."""
-    solution = decoder(rows, backend="reference")
-    rules = {rule for chain in (decoder.plan.supports, *decoder.plan.chains) for rule, *_ in chain}
-    if not SUM_RULES & rules or decoder.plan.kind is not PlanKind.FACE_SOFTMAX:
-        return np.asarray(solution.probs)
-    probs = np.array(solution.probs)
-    for row in np.flatnonzero((solution.support != rust.support).any(axis=-1)):
-        differing = np.asarray(solution.support[row] != rust.support[row])
-        assert_near_boundary(decoder, rows[row], differing)
-        unsupported = od.Decoder(od.Problem(decoder.problem.regularizer, temperature=decoder.problem.temperature))
-        probs[row] = unsupported(rows[row], mask=np.asarray(rust.support[row]), backend="reference").probs
-    return probs
-
-
-def assert_near_boundary(decoder, row, differing):
-    """The tokens on which the faces differ all lie within 1e-6 of one another, at the threshold."""
-    x = row[differing].astype(np.float64)
-    assert np.ptp(x) <= 1e-6 * max(1.0, np.abs(x).max()), (decoder, x)
 
 
 def assert_parity(decoder, rows):

@@ -12,13 +12,18 @@ import optdecode
 LAYERS: dict[str, list[str]] = {
     "spec": ["errors", "_status", "_spec", "regularizers.*", "supports", "constraints", "_problem"],
     "plan": ["_plan", "_lowering", "_curvature", "_explain"],
-    "backends": ["_core", "_inputs", "_system", "_certificate", "backends.*"],
+    "backends": ["_core", "_inputs", "_tensor_inputs", "_system", "_certificate", "backends.*"],
     "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
     "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.
-INDEPENDENT = [("_certificate", "_core"), ("_certificate", "backends"), ("backends.reference", "_core")]
-# What only the last layer may import at top level.
+INDEPENDENT = [
+    ("_certificate", "_core"),
+    ("_certificate", "backends"),
+    ("backends.reference", "_core"),
+    ("backends.torch", "_core"),
+]
+# What only the last layer may import at top level, and the package that is named after it.
 HEAVY = {"torch", "onnxruntime", "tokenizers", "rich", "matplotlib", "transformers", "vllm", "llama_cpp", "sglang"}
 
 PACKAGE = Path(optdecode.__file__).parent
@@ -79,12 +84,21 @@ def test_every_module_imports_leftward(module: str) -> None:
     for imported in top_level_imports(module):
         root, _, inside = imported.partition(".")
         if root in HEAVY:
-            assert layer == "uses", f"{module} ({layer}) imports {root} at top level"
+            own = f"{module}.".startswith(f"backends.{root}.")
+            assert layer == "uses" or own, f"{module} ({layer}) imports {root} at top level"
         if root != "optdecode":
             continue
         other = layer_of(inside) or layer_of(inside.rpartition(".")[0])  # a module, or a name in one
         assert other is not None, f"{module} imports {imported}: take names from the module that defines them"
         assert RANK[other] <= RANK[layer], f"{module} ({layer}) imports {imported} ({other}), which is to its right"
+
+
+def test_the_torch_backend_is_loaded_only_when_it_runs() -> None:
+    inside = "backends.torch"
+    for module in MODULES:
+        if not f"{module}.".startswith(f"{inside}."):
+            imported = [name for name in top_level_imports(module) if f"{name}.".startswith(f"optdecode.{inside}.")]
+            assert not imported, f"{module} imports {imported} at top level"
 
 
 @pytest.mark.parametrize(("module", "stranger"), INDEPENDENT)
