@@ -265,8 +265,15 @@ def is_laid_out(rows: NDArray[Any]) -> bool:
 
 
 def check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool) -> None:
-    if mixed and all(map(_FITS_ANY_CALL, plans)):
-        return
+    """Refuse a call that a plan cannot take, at little cost where all of them take any."""
+    if not (mixed and all(map(_FITS_ANY_CALL, plans))):
+        check_each_plan(plans, vocabulary, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
+
+
+def check_each_plan(
+    plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool
+) -> None:  # fmt: skip
+    """Refuse a call that a plan cannot take."""
     for row, plan in enumerate(plans):
         where = f" (row {row})" if mixed else ""
         if plan.anchor == "given" and anchor is None:

@@ -18,7 +18,7 @@ import numpy as np
 from optdecode._inputs import (
     Rows,
     budget_rows,
-    check_plans,
+    check_each_plan,
     float_rows,
     is_tensor,
     logits_array,
@@ -197,7 +197,7 @@ def _read_tensor_rows(
     if tensor.ndim < 1 or tensor.shape[-1] < 1:
         raise ShapeError(f"logits must be (..., V) with V >= 1; got {tuple(tensor.shape)}")
     shape, size = tuple(tensor.shape[:-1]), int(tensor.shape[-1])
-    check_plans(plans, size, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
+    check_each_plan(plans, size, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
     rows = TensorRows(tensor.reshape(prod(shape), size), tag, shape, arrays=arrays)
     device = tensor.device
     return replace(

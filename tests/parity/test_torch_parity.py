@@ -1,4 +1,4 @@
-"""The torch backend against the float64 reference and the statuses of the Rust core, every plan on every kind of row."""
+"""The torch backend against the float64 reference and the Rust core's statuses, every plan on every kind of row."""
 
 import numpy as np
 import pytest

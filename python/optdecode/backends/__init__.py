@@ -1,20 +1,18 @@
 """Backends: each solves and draws rows of plans; `select` finds the one a call asked for.
 
-A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one is a row in ``_MODULES``.
+A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one is a name in ``_NAMES`` and its import in ``_module``.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 from optdecode._plan import Plan
 from optdecode._tensor_inputs import AnyRows, TensorRows
 from optdecode.backends import rust
 from optdecode.errors import ProblemError
 
-_MODULES = {name: f"optdecode.backends.{name}" for name in ("rust", "reference", "torch")}
-_LOADED: dict[str, Backend] = {}
+_NAMES = ("rust", "reference", "torch")
 #: By the name that a call gives: the name and the `sample_plain` of the backend that reads plain arguments itself.
 PLAIN = {name: ("rust", rust.sample_plain) for name in ("auto", "rust")}
 
@@ -82,11 +80,22 @@ def select(name: str, rows: AnyRows | None = None) -> tuple[str, Backend]:
     """
     if name == "auto":
         name = "torch" if isinstance(rows, TensorRows) else "rust"
-    if name not in _MODULES:
-        raise ProblemError(f"backend must be 'auto' or one of {', '.join(map(repr, _MODULES))}; got {name!r}")
-    if name not in _LOADED:
-        _LOADED[name] = cast("Backend", import_module(_MODULES[name]))
-    return name, _LOADED[name]
+    if name not in _NAMES:
+        raise ProblemError(f"backend must be 'auto' or one of {', '.join(map(repr, _NAMES))}; got {name!r}")
+    return name, _module(name)
+
+
+def _module(name: str) -> Backend:
+    # Statements, which torch.compile traces, and which load only what is used.
+    if name == "torch":
+        from optdecode.backends import torch
+
+        return torch
+    if name == "reference":
+        from optdecode.backends import reference
+
+        return reference
+    return rust
 
 
 def solve(plan: Plan, rows: AnyRows, backend: str, threads: int) -> tuple[str, Solved]:
