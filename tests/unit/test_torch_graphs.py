@@ -16,8 +16,8 @@ from optdecode.backends.torch._parameters import structure
 #: Operations that wait for the device, have a shape that depends on the data, or sort.
 FORBIDDEN = {
     "_local_scalar_dense", "is_nonzero", "equal", "item", "nonzero", "nonzero_static", "masked_select", "argwhere",
-    "unique_dim", "_unique2", "unique_consecutive", "sort", "argsort", "msort", "topk", "kthvalue", "median", "multinomial",
-    "repeat_interleave", "bincount", "histc",
+    "unique_dim", "_unique2", "unique_consecutive", "sort", "argsort", "msort", "topk", "kthvalue", "median",
+    "multinomial", "repeat_interleave", "bincount", "histc",
 }  # fmt: skip
 STEPS = [
     od.softmax(0.8).subject_to(od.Chain(od.TopK(20), od.TopP(0.8))),

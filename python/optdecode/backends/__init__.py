@@ -1,6 +1,7 @@
 """Backends: each solves and draws rows of plans; `select` finds the one a call asked for.
 
-A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one is a name in ``_NAMES`` and its import in ``_module``.
+A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one is a name in ``_NAMES`` and its import in
+``_module``.
 """
 
 from __future__ import annotations

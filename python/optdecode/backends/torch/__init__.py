@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from optdecode._plan import Plan
+from optdecode.backends.torch._autograd import attach
 from optdecode.backends.torch._draw import draw
 from optdecode.backends.torch._model import ask
 from optdecode.backends.torch._parameters import KINDS, Structure, numbers, structure
@@ -64,8 +65,9 @@ def solve(
     problem = _problem([plan], structure(plan, measured_by_call=_measured(inputs)), inputs)
     found, status = find(problem)
     floats = torch.float64 if dtype == "f64" else torch.float32
-    log_probs = torch.where(problem.bad, torch.nan, found.log_q).to(floats)
-    probs = torch.where(problem.bad, torch.nan, found.q).to(floats)
+    log_q, q = attach(problem, found, logits)
+    log_probs = torch.where(problem.bad, torch.nan, log_q).to(floats)
+    probs = torch.where(problem.bad, torch.nan, q).to(floats)
     columns = scalars(problem, found)
     multiplier = torch.where(problem.bad, torch.nan, torch.ones_like(columns.entropy))
     iterations = torch.where(problem.bad, 0, found.iterations)

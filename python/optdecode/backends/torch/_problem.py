@@ -70,6 +70,8 @@ class Problem(NamedTuple):
         Coverage weights; 0 where a plan has none.
     budget : Number
         K.
+    given_weights : bool
+        The weights came with the call.
     status : Tensor of int64, (B, 1)
         Rows that are not solved hold zeros for logits.
     """
@@ -85,6 +87,7 @@ class Problem(NamedTuple):
     log_r: Tensor
     w: Tensor
     budget: Number
+    given_weights: bool
     status: Tensor
 
     @property
@@ -128,10 +131,11 @@ def prepare(structure: Structure, numbers: Numbers, inputs: Inputs) -> Problem:
     linear, offset = _linear(structure, numbers, x, on)
     budget = numbers.budget
     if inputs.budget is not None and structure.kind in _COVERING:
-        given = inputs.budget[:, None]
-        status = torch.where((status == 0) & (given < 1), int(Status.BAD_WEIGHTS), status)
-        budget = given.clamp(min=1).to(x.dtype)
-    return Problem(structure, numbers, x, keep, on, linear, offset, log_p, log_r, w, budget, status)
+        own = inputs.budget[:, None]
+        status = torch.where((status == 0) & (own < 1), int(Status.BAD_WEIGHTS), status)
+        budget = own.clamp(min=1).to(x.dtype)
+    given = inputs.weights is not None
+    return Problem(structure, numbers, x, keep, on, linear, offset, log_p, log_r, w, budget, given, status)
 
 
 def _allowed(
