@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from optdecode._batch import sample_batch as sample_batch
+from optdecode._codes import ArithmeticCodes as ArithmeticCodes
 from optdecode._decoder import Decoder as Decoder
 from optdecode._plan import PlanKind as PlanKind
 from optdecode._problem import MirrorAscent as MirrorAscent
@@ -30,6 +31,7 @@ from optdecode.presets import best_of_k as best_of_k
 from optdecode.presets import entmax as entmax
 from optdecode.presets import greedy as greedy
 from optdecode.presets import min_p as min_p
+from optdecode.presets import paper_best_of_k as paper_best_of_k
 from optdecode.presets import softmax as softmax
 from optdecode.presets import sparsemax as sparsemax
 from optdecode.presets import top_k as top_k
@@ -53,11 +55,14 @@ from optdecode.supports import Eta as Eta
 from optdecode.supports import MinP as MinP
 from optdecode.supports import PLess as PLess
 from optdecode.supports import Support as Support
+from optdecode.supports import TopH as TopH
 from optdecode.supports import TopK as TopK
 from optdecode.supports import TopNSigma as TopNSigma
 from optdecode.supports import TopP as TopP
+from optdecode.supports import Typical as Typical
 
 if TYPE_CHECKING:
+    from optdecode import plot as plot
     from optdecode._certificate import Certificate as Certificate
     from optdecode.multisample import prefix_groups as prefix_groups
 
@@ -74,4 +79,8 @@ def __getattr__(name: str) -> Any:
         from optdecode.multisample import prefix_groups
 
         return prefix_groups
+    if name == "plot":
+        from importlib import import_module
+
+        return import_module("optdecode.plot")
     raise AttributeError(f"module 'optdecode' has no attribute {name!r}")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from optdecode._curvature import is_convex
 from optdecode._plan import Plan, PlanKind, Term
 from optdecode._problem import MirrorAscent, Problem
+from optdecode._spec import one_of
 from optdecode.constraints import Cap, Constraint, Divergence, Entropy
 from optdecode.errors import ProblemError
 from optdecode.regularizers import (
@@ -29,8 +30,9 @@ from optdecode.regularizers import (
     Tsallis,
     Weights,
     combine,
+    is_own,
 )
-from optdecode.supports import Rule, Support, allowed_ids
+from optdecode.supports import Rule, Support, allowed_ids, at_zero_temperature, may_drop_best
 
 _COVERING = ("coverage", "log_coverage")
 
@@ -68,6 +70,9 @@ def lower(problem: Problem, solver: MirrorAscent | None = None) -> Plan:
         allowed=allowed_ids(problem.support),
         cap=cap,
     )
+    keeps = tuple(member for member in _members(problem.support) if member.is_own)
+    if keeps or any(is_own(term) for _, term in parts):
+        return _lower_user(base, problem, keeps, solver)
     build = _LOWERINGS.get(tuple(sorted(type(term).__name__ for _, term in parts)))
     if any(isinstance(term, L0) for _, term in parts):
         plan = _lower_count(base, parts)
@@ -179,6 +184,8 @@ def _with_weights(base: Plan, term: Coverage | LogCoverage) -> Plan:
 def _weight_rules(support: Support) -> tuple[Rule, ...]:
     if allowed_ids(support) is not None:
         raise ProblemError("Coverage: weights cannot be Allowed(...); pass an array with 1 for these tokens")
+    if any(member.is_own for member in support.members()):
+        raise ProblemError(f"Coverage: weights cannot be a support of your own; got {support!r}")
     rules, chains = _faces(support)
     if chains or any(isinstance(member, Constraint) for member in support.members()):
         kind = "an ordered chain" if chains else "a constraint that selects no tokens"
@@ -270,26 +277,78 @@ def _lower_count(base: Plan, parts: Terms) -> Plan:
     return replace(base, kind=PlanKind.ADAPTIVE_K, terms=(term,), price=price, anchor=anchor)
 
 
+# ------------------------------------------------------------------------------------------------- code of the caller's
+
+
+def _lower_user(base: Plan, problem: Problem, keeps: tuple[Support, ...], solver: MirrorAscent | None) -> Plan:
+    """Lower a problem whose regularizer or support is, in part, the caller's own."""
+    parts = () if problem.regularizer is None else problem.regularizer.terms()
+    own = [term for _, term in parts if is_own(term)]
+    code: Regularizer | Support = own[0] if own else keeps[0]
+    for term in own:
+        check_own(term)
+    for member in _members(problem.support):
+        if isinstance(member, (Entropy, Divergence)):
+            raise ProblemError(f"{member!r} is not solved with code of your own in the problem; got {code!r}")
+    if base.temperature == 0.0:
+        if keeps:
+            raise ProblemError(
+                f"temperature 0 with {keeps[0]!r}: write Problem(support=...) without a regularizer, whose optimum is "
+                "the best token that is kept"
+            )
+        return _at_the_vertex(base)
+    rest = tuple((a, term) for a, term in parts if not is_own(term))
+    if any(isinstance(term, L0) for _, term in rest):
+        raise ProblemError(f"L0() is not solved beside code of your own; got {code!r}")
+    if rest:  # what can be known to be convex has to be; the rest is assumed to be
+        base = _lower_sum(base, rest)
+    plan = replace(base, kind=PlanKind.USER, terms=(), user=parts, keeps=keeps)
+    plan = replace(plan, anchor="given" if plan.anchor == "given" else "model")
+    if solver is None:
+        return plan
+    return replace(plan, steps=solver.steps, eta=None if isinstance(solver.eta, str) else float(solver.eta))
+
+
+def check_own(term: Regularizer) -> None:
+    """Raise a ProblemError unless a regularizer of the caller's own has what the solver needs."""
+    cls = type(term)
+    one_of(cls.__name__, "framework", term.framework, ("numpy", "torch"))
+    if cls.value is Regularizer.value:
+        raise ProblemError(f"{cls.__name__} needs a method value(self, q, ctx)")
+    if cls.gradient is Regularizer.gradient and term.framework != "torch":
+        raise ProblemError(
+            f"{cls.__name__} needs a method gradient(self, q, ctx), or framework = 'torch', whose gradient is automatic"
+        )
+
+
 # --------------------------------------------------------------------------------------------------- solvers and limits
 
 
 def _by_mirror(plan: Plan, solver: MirrorAscent) -> Plan:
-    mirror_kinds = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.ANCHORED_SOFTMAX)
-    if plan.kind not in mirror_kinds:
+    # ARGMAX here: no regularizer at all, a linear objective.
+    mirror_kinds = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.ANCHORED_SOFTMAX, PlanKind.ARGMAX)
+    if plan.kind not in mirror_kinds or plan.cap < 1.0:
+        capped = f" under Cap({plan.cap:g})" if plan.cap < 1.0 else ""
         raise ProblemError(
-            f"MirrorAscent solves a * KL(anchor) - b * Coverage(...); the plan of this problem is {plan.kind.name}"
+            "MirrorAscent solves a * KL(anchor) - b * Coverage(...), without a cap; the plan of this problem is "
+            f"{plan.kind.name}{capped}"
+        )
+    if solver.tolerance is not None and plan.lam == 0.0:
+        raise ProblemError(
+            f"MirrorAscent: tolerance is measured in lam, and this problem has lam = 0; got {solver.tolerance:g}. "
+            "Leave it out, for exactly `steps` steps"
         )
     eta = None if solver.eta == "auto" else float(solver.eta)
     anchor = "model" if plan.anchor == "none" else plan.anchor
-    return replace(plan, kind=PlanKind.MIRROR, steps=solver.steps, eta=eta, anchor=anchor)
+    return replace(plan, kind=PlanKind.MIRROR, steps=solver.steps, eta=eta, tolerance=solver.tolerance, anchor=anchor)
 
 
 def _at_the_vertex(plan: Plan) -> Plan:
     """Return the plan of the limits without a regularizer, and others as they are."""
     if plan.kind is not PlanKind.ARGMAX and plan.temperature > 0.0:
         return plan
-    # In the limit T -> 0 the scores outweigh every finite regularizer, and every support keeps the best token, so only
-    # the constraints that forbid tokens outright remain.
+    # In the limit T -> 0 the scores outweigh every finite regularizer. What is left are the constraints that forbid
+    # tokens outright, and supports if some may drop the best token.
     if plan.score_weight <= 0 or (plan.temperature == 0 and plan.raw_scores):
         raise ProblemError(
             "greedy decoding (no regularizer, or temperature 0) needs score_weight > 0 and scores='tempered'; "
@@ -302,13 +361,20 @@ def _at_the_vertex(plan: Plan) -> Plan:
                 "optimum fills the best tokens up to the cap"
             )
         return replace(plan, kind=PlanKind.GREEDY_FILL)
-    anchor = "given" if plan.anchor == "given" else "none"
+    supports, chains = plan.supports, plan.chains
+    if plan.temperature == 0:
+        supports, *chains_at_zero = (tuple(map(at_zero_temperature, rules)) for rules in (supports, *chains))
+        supports, chains = tuple(sorted(set(supports))), tuple(sorted(set(chains_at_zero)))
+    if not any(map(may_drop_best, (rule for rules in (supports, *chains) for rule in rules))):
+        supports, chains = (), ()
     return Plan(
         PlanKind.ARGMAX,
         temperature=plan.temperature or 1.0,
-        anchor=anchor,
+        anchor="given" if plan.anchor == "given" else "none",
         score_weight=plan.score_weight,
         raw_scores=plan.raw_scores,
+        supports=supports,
+        chains=chains,
         allowed=plan.allowed,
     )
 
@@ -341,9 +407,12 @@ def _with_target(plan: Plan, problem: Problem) -> Plan:
 def _check_entropy_target(target: Entropy, plan: Plan) -> None:
     """Refuse regularizers whose optimum need not be ordered as the scores: its entropy may fall as they gain weight."""
     # dH / d lam is a covariance of log q and s under positive weights, so it is >= 0 where q is ordered as s is.
+    # A KL that is subtracted turns the order around once its multiplier is large.
     ordered = plan.anchor != "given" and plan.weights != "array"
-    if not ordered or plan.kind is PlanKind.COVERAGE_WATERFILL:
+    ordered &= not any(term.kind == "kl" and term.coefficient < 0.0 for term in plan.terms)
+    coverage = plan.kind is PlanKind.COVERAGE_WATERFILL or {term.kind for term in plan.terms} == {"coverage"}
+    if not ordered or coverage:
         raise ProblemError(
             f"{target!r} needs a regularizer whose optimum keeps the order of the scores: no given anchor, no given "
-            "weights, and not coverage alone"
+            "weights, no KL that is subtracted, and not coverage alone"
         )

@@ -180,6 +180,11 @@ def read_call(logits: Any, plans: list[Plan], backend: str, **arguments: Any) ->
         The batch.
     """
     auto = backend == "auto" and is_tensor(logits) and (logits.device.type != "cpu" or logits.requires_grad)
+    if auto and logits.device.type == "cpu":
+        from optdecode.backends.torch._parameters import refusal
+
+        # What has no gradients yet is computed as it always was.
+        auto = all(refusal(plan) is None for plan in plans)
     if auto or backend == "torch":
         return _read_tensor_rows(logits, plans, **arguments)
     return read_rows(logits, plans, **arguments)

@@ -42,7 +42,8 @@ class Entropy(Constraint):
 
     The smallest :math:`\lambda` that multiplies the whole regularizer and reaches the target is chosen, row by row;
     with `NegEntropy` that is the distribution of largest expected score among those of entropy h or more. A target that
-    no :math:`\lambda` reaches is ``INFEASIBLE``.
+    no :math:`\lambda` reaches is ``INFEASIBLE``; one that the greedy vertex reaches (the greedy fill, under a cap) gives
+    that, with :math:`\lambda = 0`. Reached is to 1e-12, relative to max(1, h).
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ class Entropy(Constraint):
         object.__setattr__(self, "target", in_range("Entropy", "target", self.target, 0.0))
 
     def formula(self) -> str:
-        return f"H(q) >= {self.target:g} nats, by the smallest lam that reaches it"
+        return f"H(q) >= {self.target:g} nats, by the smallest m >= 0 that reaches it, row by row"
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +66,8 @@ class Divergence(Constraint):
 
     The smallest :math:`\lambda` that multiplies the whole regularizer and respects the bound is chosen, row by row;
     with `KL` that is the distribution of largest expected score within the bound. A bound that no :math:`\lambda`
-    respects is ``INFEASIBLE``.
+    respects is ``INFEASIBLE``; one that the greedy vertex respects (the greedy fill, under a cap) gives that, with
+    :math:`\lambda = 0`. Respected is to 1e-12, relative to max(1, eps).
 
     Parameters
     ----------
@@ -79,4 +81,4 @@ class Divergence(Constraint):
         object.__setattr__(self, "max_kl", in_range("Divergence", "max_kl", self.max_kl, 0.0))
 
     def formula(self) -> str:
-        return f"KL(q || r) <= {self.max_kl:g} nats, by the smallest lam that respects it"
+        return f"KL(q || r) <= {self.max_kl:g} nats, by the smallest m >= 0 that respects it, row by row"

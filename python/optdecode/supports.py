@@ -2,7 +2,9 @@ r"""Supports: rules that select a face of the simplex from the scores.
 
 Every rule is measured on the same model distribution :math:`p = \mathrm{softmax}(\mathrm{logits} / T)` over the allowed
 tokens (``measured_on="raw"``: on :math:`\mathrm{softmax}(\mathrm{logits})`), and rules intersect, so their order cannot
-matter. "Order" below is (score descending, token id ascending). No rule ever removes the best token.
+matter. "Order" below is (score descending, token id ascending). Every rule keeps a first part of the order, hence the
+best token, except `Typical` (and `Allowed`, which is a mask): it keeps a band of scores, which may lie below the best
+token. Where it and another rule have no token in common the row has no distribution: its status is ``INFEASIBLE``.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optdecode._spec import Spec, in_range, one_of, positive_int
+from optdecode._spec import Spec, check_usable, in_range, one_of, positive_int
 from optdecode.errors import ProblemError
 
 #: (rule, parameter, measured on raw logits): what plans and backends see of a support.
@@ -24,7 +26,49 @@ _MEASURED_ON = ("tempered", "raw")
 
 
 class Support(Spec):
-    """Base of the rules; ``a & b`` keeps the tokens that both keep."""
+    """Base of the rules; ``a & b`` keeps the tokens that both keep.
+
+    A frozen dataclass with a `keep` of its own is a rule of the caller's, which joins the built-in ones by ``&``.
+
+    Attributes
+    ----------
+    framework : {"numpy", "torch"}
+        What `keep` is written in, as for `Regularizer`.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np, optdecode as od
+    >>> @dataclass(frozen=True)
+    ... class EvenTokens(od.Support):
+    ...     def keep(self, ctx):
+    ...         return np.broadcast_to(np.arange(ctx.log_p.shape[-1]) % 2 == 0, ctx.log_p.shape)
+    >>> od.softmax().subject_to(EvenTokens(), od.TopK(3))(np.array([1.0, 4.0, 1.0, 0.0])).probs
+    array([0.5, 0. , 0.5, 0. ])
+    """
+
+    framework: ClassVar[str] = "numpy"
+
+    def keep(self, ctx: Any) -> Any:
+        """Return the tokens that may have probability, for a rule of the caller's own.
+
+        Parameters
+        ----------
+        ctx : Context
+            The rows' scores and model distributions; ``ctx.allowed`` are the tokens that no mask forbids. Other
+            supports are measured on the same tokens, so that their order cannot matter.
+
+        Returns
+        -------
+        bool array, shape (B, V)
+            A row where no allowed token is left is ``INFEASIBLE``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no keep(ctx)")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is code of the caller's."""
+        return type(self).keep is not Support.keep
 
     def members(self) -> tuple[Support, ...]:
         """The rules this support intersects, in canonical order."""
@@ -32,7 +76,9 @@ class Support(Spec):
 
     def rules(self) -> tuple[Rule, ...]:
         """What plans and backends see."""
-        raise NotImplementedError
+        if self.is_own:
+            return ()
+        raise ProblemError(f"{type(self).__name__} selects no tokens: a support of your own defines keep(self, ctx)")
 
     def chains(self) -> tuple[tuple[Rule, ...], ...]:
         """Rules that are measured one on what another leaves, in order."""
@@ -40,7 +86,7 @@ class Support(Spec):
 
     def formula(self) -> str:
         """The condition on a token, in words and symbols."""
-        raise NotImplementedError
+        return f"{type(self).__name__}.keep"
 
     def __and__(self, other: object) -> Support:
         if not isinstance(other, Support):
@@ -54,6 +100,8 @@ class _Rule(Support):
     rule: ClassVar[str]
     #: Whether it matters which other tokens there are beside those that pass and the best one.
     measures: ClassVar[bool] = True
+    #: Whether what it keeps is always a first part of the order.
+    keeps_best: ClassVar[bool] = True
     high: ClassVar[float] = 1.0
     open_low: ClassVar[bool] = False
 
@@ -220,6 +268,70 @@ class Eta(_Rule):
         return f"{self._measure()}_v >= min({self.epsilon:g}, sqrt({self.epsilon:g}) exp(-H({self._measure()})))"
 
 
+@dataclass(frozen=True, repr=False)
+class Typical(_Rule):
+    """Keep the tokens whose information is nearest to the entropy: locally typical sampling (arXiv:2202.00666).
+
+    In ascending order of ``|-ln p_v - H(p)|`` (ties: score descending, token id ascending), the smallest set of mass at
+    least ``p``; the token that crosses p is in. The best token is left out where its information is far below H(p).
+
+    Parameters
+    ----------
+    p : float
+        In (0, 1]; 1 keeps everything.
+    measured_on : {"tempered", "raw"}
+        Which softmax information, entropy and mass are of.
+
+    Examples
+    --------
+    >>> import numpy as np, optdecode as od
+    >>> logits = np.log([0.4, 0.2, 0.2, 0.1, 0.1])  # H = 1.47, and -ln p is 0.92, 1.61, 1.61, 2.30, 2.30
+    >>> od.softmax().subject_to(od.Typical(0.3))(logits).support
+    array([False,  True,  True, False, False])
+    """
+
+    p: float
+    measured_on: str = "tempered"
+    rule = "typical"
+    keeps_best = False
+    open_low = True
+
+    def formula(self) -> str:
+        p = self._measure()
+        return f"smallest set of tokens of least |-ln {p}_v - H({p})| with {p}-mass >= {self.p:g}"
+
+
+@dataclass(frozen=True, repr=False)
+class TopH(_Rule):
+    """Keep the longest first part S of the order with ``H(q_S) <= alpha H(p)``: top-H (arXiv:2509.02510).
+
+    ``q_S`` is p renormalised on S. The best token is always in; beside it no token whose p is 0 in float64, as long as
+    alpha is below 1.
+
+    Parameters
+    ----------
+    alpha : float
+        In [0, 1]; 1 keeps everything.
+    measured_on : {"tempered", "raw"}
+        Which softmax p is.
+
+    Examples
+    --------
+    >>> import numpy as np, optdecode as od
+    >>> logits = np.log([0.4, 0.2, 0.2, 0.1, 0.1])  # H = 1.47; of the first two 0.64, of the first three 1.04
+    >>> od.softmax().subject_to(od.TopH(0.5))(logits).support
+    array([ True,  True, False, False, False])
+    """
+
+    alpha: float = 0.4
+    measured_on: str = "tempered"
+    rule = "top_h"
+
+    def formula(self) -> str:
+        p = self._measure()
+        return f"most best tokens S with H({p} on S) <= {self.alpha:g} H({p})"
+
+
 @dataclass(frozen=True, repr=False, init=False)
 class Chain(Support):
     """The ordered truncation of the engines: each rule is measured on the renormalised rest of the one before it.
@@ -267,10 +379,12 @@ class Chain(Support):
         return cls(*values["supports"])
 
     def _is_ordered(self) -> bool:
-        return any(isinstance(support, _Rule) and support.measures for support in self.supports[1:])
+        rules = [support for support in self.supports if isinstance(support, _Rule)]
+        return any(rule.measures for rule in rules[1:]) or not all(rule.keeps_best for rule in rules[:-1])
 
     def rules(self) -> tuple[Rule, ...]:
-        # Where only the first rule depends on the tokens there are, all may be measured on all tokens.
+        # Where only the first rule depends on the tokens there are, and the later ones find the same best token, all
+        # may be measured on all tokens.
         return () if self._is_ordered() else self._all_rules()
 
     def chains(self) -> tuple[tuple[Rule, ...], ...]:
@@ -331,6 +445,8 @@ class Intersection(Support):
     supports: tuple[Support, ...]
 
     def __post_init__(self) -> None:
+        for support in self.supports:
+            check_usable(support)
         members = {member for support in self.supports for member in support.members()}
         object.__setattr__(self, "supports", tuple(sorted(members, key=repr)))
 
@@ -357,6 +473,26 @@ def intersect(*supports: Support) -> Support:
             raise ProblemError(f"expected supports such as TopK(50); got {support!r}")
     both = Intersection(supports)
     return both.supports[0] if len(both.supports) == 1 else both
+
+
+#: The parameter with which a rule keeps everything, by the rule's name.
+_KEEPS_ALL = {"top_p": 1.0, "min_p": 0.0, "epsilon": 0.0, "eta": 0.0, "typical": 1.0, "top_h": 1.0}
+
+
+def may_drop_best(rule: Rule) -> bool:
+    """Return whether there are rows whose best token the rule does not keep."""
+    return rule[0] == Typical.rule and rule[1] < 1.0
+
+
+def at_zero_temperature(rule: Rule) -> Rule:
+    """Return a rule that keeps what this one does in the limit T -> 0, as far as the best token kept is concerned.
+
+    The tempered distribution becomes that of the best token and what ties with it. A rule that is measured on it keeps
+    some of these, the best one among them; and so does every other rule, chain or band that keeps any of them.
+    """
+    name, value, raw = rule
+    depends = not raw and name not in (TopK.rule, TopNSigma.rule) and _KEEPS_ALL.get(name) != value
+    return (TopK.rule, 1.0, False) if depends else rule
 
 
 def allowed_ids(support: Support | None) -> tuple[int, ...] | None:

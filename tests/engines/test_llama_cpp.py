@@ -120,6 +120,8 @@ def test_single_cuts_equal_the_engines(
         {"top_k": -1, "min_p": 0.0, "temp": 2.0},
         {"top_p": 1.0, "min_p": 0.2},
         {"top_k": 2000, "top_p": 0.9, "min_p": 0.1, "temp": 1.2},
+        {"typical_p": 0.6},
+        {"top_k": 0, "typical_p": 0.3, "top_p": 0.8, "temp": 1.4},
         {"temp": -1.0},
     ],
 )
@@ -135,7 +137,7 @@ def test_chains_equal_the_engines(model: llama_cpp.Llama, rows: np.ndarray, opti
 
 def test_from_llama_kwargs_covers_the_engines_signature() -> None:
     default = ours.from_llama_kwargs()
-    changed = {"top_k": 7, "top_p": 0.5, "min_p": 0.2, "temp": 1.4, "penalize_nl": False}
+    changed = {"top_k": 7, "top_p": 0.5, "min_p": 0.2, "typical_p": 0.5, "temp": 1.4, "penalize_nl": False}
     elsewhere = {"self", "tokens", "reset", "logits_processor", "stopping_criteria", "grammar"}
     for name, parameter in inspect.signature(llama_cpp.Llama.generate).parameters.items():
         if name in elsewhere:

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation import TopHLogitsWarper, TypicalLogitsWarper
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
 import optdecode as od
@@ -27,11 +28,20 @@ ERROR_RATE = 1e-3
 RETURN = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
 NEUTRAL = neutral_generation_kwargs()
 SINGLES = [{"top_k": 5}, {"top_k": 50}, {"top_p": 0.5}, {"top_p": 0.95}, {"min_p": 0.02}, {"min_p": 0.3}]
+SINGLES += [{"typical_p": 0.2}, {"typical_p": 0.9}]
 CHAINS = [
     {"temperature": t, "top_k": k, "top_p": p} | rest
     for (t, k, p), rest in itertools.product(
         [(0.7, 20, 0.9), (1.5, 50, 0.6), (1.3, 0, 0.97), (1.0, 7, 1.0)],
-        [{}, {"min_p": 0.05}, {"epsilon_cutoff": 0.01}, {"eta_cutoff": 0.02}, {"min_p": 0.01, "eta_cutoff": 3e-3}],
+        [
+            {},
+            {"min_p": 0.05},
+            {"epsilon_cutoff": 0.01},
+            {"eta_cutoff": 0.02},
+            {"min_p": 0.01, "eta_cutoff": 3e-3},
+            {"typical_p": 0.6},
+            {"min_p": 0.01, "typical_p": 0.85, "epsilon_cutoff": 0.01},
+        ],
     )
 ]
 
@@ -55,7 +65,7 @@ def decided(config, logits, scores):
     same = torch.ones(len(logits), dtype=bool)
     for factor in (1 - 1e-6, 1 + 1e-6):
         moved = {name: getattr(config, name) for name in fields.WARPERS}
-        for name in ("top_p", "min_p", "epsilon_cutoff", "eta_cutoff"):
+        for name in ("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
             moved[name] = moved[name] and (moved[name] * factor if moved[name] != 1 else 1.0)
         exact = logits.double()
         for warper in model()._get_logits_processor(GenerationConfig(**NEUTRAL | moved)):
@@ -63,6 +73,31 @@ def decided(config, logits, scores):
         same &= (torch.isfinite(exact) == kept).all(-1)
     last = torch.where(kept, scores, torch.inf).amin(-1, keepdim=True)
     return same & ((scores == last).sum(-1) == 1)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
+@pytest.mark.parametrize("mass", [0.05, 0.2, 0.5, 0.9, 0.99])
+def test_typical_is_transformers_own(mass, temperature):
+    """Their warper as it stands, in float64, on rows of which many are typical without their best token."""
+    rows = 3.0 * torch.randn(300, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    rows[::3] *= 0.3
+    theirs = TypicalLogitsWarper(mass)(None, rows / temperature)
+    ours = od.softmax(temperature).subject_to(od.Typical(mass))(rows)
+    assert torch.equal(torch.isfinite(theirs), ours.support)
+    torch.testing.assert_close(theirs.softmax(-1), ours.probs, rtol=1e-9, atol=1e-12)
+    without_best = ~ours.support.gather(1, rows.argmax(-1, keepdim=True))
+    assert without_best.any() or mass > 0.9
+
+
+def test_top_h_of_transformers_is_another_rule():
+    """It bounds a part of the entropy of the 100 best, where the paper bounds that of the renormalised prefix."""
+    row = torch.tensor([[0.4, 0.2, 0.2, 0.1, 0.1]], dtype=torch.float64).log()
+    theirs = torch.isfinite(TopHLogitsWarper(0.7)(None, row))[0]
+    parts = (-row.exp() * row)[0].cumsum(0)
+    assert theirs.tolist() == (parts <= 0.7 * parts[-1]).tolist() == [True, True, True, False, False]
+    first = row[0, :3].softmax(-1)
+    assert -(first * first.log()).sum() > 0.7 * parts[-1]
+    assert od.softmax().subject_to(od.TopH(0.7))(row[0]).support.tolist() == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("settings", SINGLES + CHAINS, ids=str)
@@ -253,15 +288,16 @@ class TestConfig:
 
     def test_order(self):
         config = GenerationConfig(**NEUTRAL | {
-            "temperature": 0.5, "top_k": 9, "top_p": 0.8, "min_p": 0.1, "epsilon_cutoff": 0.01, "eta_cutoff": 0.02,
+            "temperature": 0.5, "top_k": 9, "top_p": 0.8, "min_p": 0.1, "typical_p": 0.7, "epsilon_cutoff": 0.01,
+            "eta_cutoff": 0.02,
         })  # fmt: skip
-        rules = od.Chain(od.TopK(9), od.TopP(0.8), od.MinP(0.1), od.Epsilon(0.01), od.Eta(0.02))
+        rules = od.Chain(od.TopK(9), od.TopP(0.8), od.MinP(0.1), od.Typical(0.7), od.Epsilon(0.01), od.Eta(0.02))
         assert from_generation_config(config) == od.softmax(0.5).subject_to(rules)
 
     @pytest.mark.parametrize(
         ("settings", "name"),
         [
-            ({"typical_p": 0.9}, "typical_p=0.9"), ({"top_h": 0.4}, "top_h=0.4"), ({"num_beams": 2}, "num_beams=2"),
+            ({"top_h": 0.4}, "top_h=0.4"), ({"num_beams": 2}, "num_beams=2"),
             ({"watermarking_config": {"bias": 1.0}}, "watermarking_config"),
             ({"repetition_penalty": 1.2}, r"repetition_penalty=1.2; edits='engine'"),
             ({"bad_words_ids": [[4]]}, "bad_words_ids"), ({"min_new_tokens": 3}, "min_new_tokens=3"),

@@ -8,6 +8,7 @@ import optdecode as od
 from decoders import all_decoders, coverage_decoders, softmax_decoders, threshold_decoders
 from optdecode import PlanKind
 from optdecode.backends.torch import KINDS
+from optdecode.backends.torch._parameters import refusal
 from reference_faces import solve_reference
 from rows import ROW_KINDS, make_row, make_rows
 
@@ -16,7 +17,13 @@ TV = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 1e-5, "float16": 1e-5}
 SCALAR = {"float64": 1e-8, "float32": 1e-5, "bfloat16": 1e-5, "float16": 1e-5}
 SCALARS = ("threshold", "objective", "entropy", "kl", "kept_mass", "multiplier")
 #: Plans that the backend refuses, by name.
-REFUSED = {PlanKind.SEPARABLE_DUAL, PlanKind.GREEDY_FILL, PlanKind.ADAPTIVE_K}
+REFUSED = {PlanKind.SEPARABLE_DUAL, PlanKind.GREEDY_FILL, PlanKind.ADAPTIVE_K, PlanKind.USER}
+DECODERS = [decoder for decoder in all_decoders() if refusal(decoder.plan) is None]
+OTHERS = [decoder for decoder in all_decoders() if refusal(decoder.plan) is not None]
+
+
+def solvable(decoders):
+    return [decoder for decoder in decoders if refusal(decoder.plan) is None]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +49,7 @@ def assert_parity(decoder, rows):
     codes = decoder(rows, threads=1, on_failure="mark").status
     assert solution.status.tolist() == codes.tolist(), (decoder, dict(zip(ROW_KINDS, solution.status, strict=False)))
     wide = rows.double().numpy()
-    expected, probs = solve_reference(decoder, wide, solution), solution.probs.double().numpy()
+    (expected, _), probs = solve_reference(decoder, wide, solution), solution.probs.double().numpy()
     distance = 0.5 * np.abs(probs - expected).sum(axis=-1)
     assert distance.max() <= TV[dtype], (decoder, dict(zip(ROW_KINDS, distance, strict=False)))
     reference = decoder(wide, backend="reference")
@@ -60,25 +67,35 @@ def assert_parity(decoder, rows):
 
 
 def test_every_plan_is_solved_or_refused():
-    solved = {decoder.plan.kind for decoder in all_decoders()}
+    solved = {decoder.plan.kind for decoder in DECODERS}
     assert solved == set(KINDS)
     assert solved | REFUSED == set(PlanKind)
     assert not solved & REFUSED
 
 
+@pytest.mark.parametrize("decoder", OTHERS, ids=repr)
+def test_others_are_refused(decoder):
+    """By name, and never solved as something else."""
+    with pytest.raises(od.BackendUnavailableError, match="the torch backend has no solver for"):
+        decoder(torch.zeros(2, 40), backend="torch")
+    with pytest.raises(od.BackendUnavailableError, match="the torch backend has no solver for"):
+        decoder.sample(torch.zeros(2, 40), backend="torch")
+    assert decoder(torch.zeros(2, 40, requires_grad=True), on_failure="mark").backend.startswith("rust")
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("decoder", all_decoders(), ids=repr)
+@pytest.mark.parametrize("decoder", DECODERS, ids=repr)
 def test_every_plan_on_every_row(decoder, dtype):
     assert_parity(decoder, tensor_rows(33, dtype, seed=1))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("decoder", all_decoders()[::3], ids=repr)
+@pytest.mark.parametrize("decoder", DECODERS[::3], ids=repr)
 def test_halves(decoder, dtype):
     assert_parity(decoder, tensor_rows(20, dtype, seed=1))
 
 
-@pytest.mark.parametrize("decoder", all_decoders()[::4], ids=repr)
+@pytest.mark.parametrize("decoder", DECODERS[::4], ids=repr)
 def test_short_rows(decoder):
     for size in (1, 2, 3):
         assert_parity(decoder, tensor_rows(size, "float64", seed=1))
@@ -86,7 +103,7 @@ def test_short_rows(decoder):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
-    "decoder", softmax_decoders()[::3] + threshold_decoders()[::4] + coverage_decoders()[::9], ids=repr
+    "decoder", solvable(softmax_decoders()[::3] + threshold_decoders()[::4] + coverage_decoders()[::9]), ids=repr
 )
 def test_longer_rows(decoder, dtype):
     assert_parity(decoder, tensor_rows(1000, dtype, seed=2))
@@ -95,7 +112,7 @@ def test_longer_rows(decoder, dtype):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("decoder", all_decoders(), ids=repr)
+@pytest.mark.parametrize("decoder", DECODERS, ids=repr)
 def test_every_plan_on_longer_rows(decoder, dtype):
     for size in (1, 2, 3, 8, 64, 257, 1000):
         assert_parity(decoder, tensor_rows(size, dtype, seed=3))

@@ -53,7 +53,7 @@ import numpy as np
 from optdecode import _core
 plan = _core.Plan("softmax", temperature=1.0, score_weight=1.0, raw_scores=False, lam=1.0, alpha=1.0, beta_bar=0.0,
                   budget=1, weights="model", weight_values=None, weight_supports=[], anchor="none", steps=0, eta=None,
-                  supports=[], chains=[], allowed=None)
+                  tolerance=None, supports=[], chains=[], allowed=None)
 def call(threads, rows=64, vocabulary=4096):
     x = np.random.default_rng(0).normal(size=(rows, vocabulary)).astype(np.float32)
     zeros = np.zeros(rows, np.uint64)

@@ -36,6 +36,7 @@ def test_nothing_set_is_what_generate_does():
         ({"top_p": 0.0}, od.top_k(1)),
         ({"min_p": 0.2}, od.min_p(0.2)),
         ({"min_p": 0.0, "epsilon_cutoff": 1.0}, od.softmax()),
+        ({"typical_p": 0.9, "temperature": 0.5}, od.softmax(0.5).subject_to(od.Typical(0.9))),
         ({"eta_cutoff": 0.1}, od.softmax().subject_to(od.Eta(0.1))),
         ({"epsilon_cutoff": 0.1, "top_k": 3}, od.softmax().subject_to(od.Chain(od.TopK(3), od.Epsilon(0.1)))),
     ],

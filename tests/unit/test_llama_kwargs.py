@@ -10,6 +10,9 @@ from optdecode.integrations._llama_kwargs import NEUTRAL, check_replaced, from_l
 def test_the_default_chain() -> None:
     cuts = od.Chain(od.TopK(40), od.TopP(0.95, measured_on="raw"), od.MinP(0.05, measured_on="raw"))
     assert from_llama_kwargs() == od.softmax(0.8).subject_to(cuts)
+    first, *others = cuts.supports
+    cuts = od.Chain(first, od.Typical(0.9, measured_on="raw"), *others)
+    assert from_llama_kwargs(typical_p=0.9) == od.softmax(0.8).subject_to(cuts)
 
 
 def test_what_is_off_is_left_out() -> None:
@@ -23,7 +26,7 @@ def test_what_is_off_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"typical_p": 0.5}, "typical_p=0.5"),
+        ({"typical_p": 0.0}, "p must be in"),
         ({"mirostat_mode": 1}, "mirostat_mode=1"),
         ({"repeat_penalty": 1.1}, "repeat_penalty=1.1 edits logits before"),
         ({"frequency_penalty": 0.1}, "frequency_penalty=0.1"),

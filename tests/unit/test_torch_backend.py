@@ -11,7 +11,7 @@ import optdecode as od
 from optdecode import backends
 from optdecode._plan import Plan
 from optdecode.backends import reference
-from optdecode.backends.torch import _order, _philox
+from optdecode.backends.torch import _draw, _order, _philox
 from rows import ROW_KINDS, make_row, make_rows
 
 DECODERS = [
@@ -334,6 +334,7 @@ def test_plans_without_a_solver_are_refused_by_name():
         "ADAPTIVE_K": od.Problem(od.NegEntropy() + 0.1 * od.L0()),
         "GREEDY_FILL": od.Problem(support=od.Cap(0.5)),
         "SOFTMAX with a target of entropy": od.Problem(od.NegEntropy(), support=od.Entropy(1.0)),
+        "the support typical": od.Problem(od.NegEntropy(), support=od.Typical(0.5)),
     }
     for name, problem in problems.items():
         with pytest.raises(od.BackendUnavailableError, match=f"no solver for {name}"):
@@ -342,12 +343,29 @@ def test_plans_without_a_solver_are_refused_by_name():
             od.Decoder(problem).sample(rows, backend="torch")
 
 
+def test_other_couplings_are_refused_by_name():
+    rows = torch.zeros(2, 40)
+    with pytest.raises(od.BackendUnavailableError, match="no coupling 'gumbel_topk'"):
+        od.softmax().sample(rows, coupling="gumbel_topk", n=2, backend="torch")
+    with pytest.raises(od.BackendUnavailableError, match="no ArithmeticCodes"):
+        od.softmax().sample(rows, coupling=od.ArithmeticCodes(2), backend="torch")
+
+
+def test_what_has_no_mass_is_not_drawn_at_a_boundary(monkeypatch):
+    """A target that is a cumulative mass belongs to the next token that has some."""
+    q = torch.tensor([[0.0, 0.5, 0.0, 0.5]], dtype=torch.float64)
+    for bits, token in ((0, 1), (2**63 - 1, 1), (-(2**63), 3), (-1, 3)):
+        words = _philox.split(torch.tensor([[bits]]))
+        monkeypatch.setattr(_draw, "uniforms", lambda *_, words=words: words)
+        assert _draw.draw(q, q.log(), torch.zeros(1), torch.zeros(1), 1, "iid")[0].item() == token
+
+
 def test_fields_of_plans_are_all_known():
     """A field that this backend does not know would be ignored in silence."""
     known = {
         "kind", "temperature", "score_weight", "raw_scores", "lam", "alpha", "beta_bar", "budget", "weights",
         "weight_values", "weight_supports", "anchor", "steps", "eta", "terms", "price", "cap", "target", "supports",
-        "chains", "allowed",
+        "chains", "allowed", "tolerance", "user", "keeps",
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(Plan)} == known
 

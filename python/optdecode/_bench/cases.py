@@ -14,7 +14,7 @@ from optdecode._decoder import Decoder
 from optdecode._problem import MirrorAscent, Problem
 from optdecode.backends.rust import compiled
 from optdecode.regularizers import NegEntropy
-from optdecode.supports import Chain, Epsilon, Eta, PLess, TopK, TopNSigma, TopP
+from optdecode.supports import Chain, Epsilon, Eta, PLess, TopH, TopK, TopNSigma, TopP, Typical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,6 +71,10 @@ ENTRIES = (
     Entry("p-less", _supported(PLess())),
     Entry("epsilon 3e-4", _supported(Epsilon(3e-4))),
     Entry("eta 3e-4", _supported(Eta(3e-4))),
+    Entry("typical .2", _supported(Typical(0.2))),
+    Entry("typical .95", _supported(Typical(0.95))),
+    Entry("top-h .4", _supported(TopH(0.4))),
+    Entry("top-h .9", _supported(TopH(0.9))),
     Entry("full softmax", presets.softmax(), whole=True, short=True),
     Entry("full best of 8", presets.best_of_k(8), whole=True),
 )

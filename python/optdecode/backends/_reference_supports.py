@@ -76,6 +76,13 @@ def _prob(x: Array, t: float) -> Array:
     return np.exp(model_log_probs(x, t))
 
 
+def _below_best(x: Array) -> Array:
+    """Return x - max x in units of its range: of order 1, be the logits 1e308 or denormal."""
+    half = 1.0 if np.isfinite(x.max() - x.min()) else 0.5
+    below = half * x - half * x.max()
+    return np.asarray(below / max(-float(below.min()), 5e-324))
+
+
 def _and_best(keep: Flags, x: Array) -> Flags:
     keep[np.argmax(x)] = True  # the first of the largest: the best token in (score, id) order
     return keep
@@ -101,12 +108,8 @@ def _min_p(x: Array, t: float, rho: float) -> Flags:
 
 
 def _top_n_sigma(x: Array, t: float, n: float) -> Flags:
-    below = x - x.max()
-    spread = -float(below.min())
-    if spread == 0.0:
-        return np.ones(x.size, dtype=bool)
-    scaled = below / spread  # of order 1, be the logits 1e200 or denormal
-    return np.asarray(scaled >= -n * np.std(scaled))
+    below = _below_best(x)
+    return np.asarray(below >= -n * np.std(below))
 
 
 def _p_less(x: Array, t: float, unused: float) -> Flags:
@@ -124,6 +127,31 @@ def _eta(x: Array, t: float, eps: float) -> Flags:
     return _and_best(np.asarray(p >= min(eps, np.sqrt(eps) * np.exp(-entropy))), x)
 
 
+def _typical(x: Array, t: float, mass: float) -> Flags:
+    keep = np.ones(x.size, dtype=bool)
+    if mass < 1.0:
+        # -ln p - H(p) = (mean under p of the scores) - score: without the normaliser, which hides small differences.
+        p, below = _prob(x, t), _below_best(x)
+        distance = np.abs(below - float((p * below).sum()))
+        order = np.lexsort((np.arange(x.size), -x, distance))
+        keep[order[int(np.searchsorted(np.cumsum(p[order]), mass)) + 1 :]] = False
+    return keep
+
+
+def _top_h(x: Array, t: float, alpha: float) -> Flags:
+    keep = np.ones(x.size, dtype=bool)
+    if alpha < 1.0:
+        order = descending(x)
+        # Relative to the best token. With a the sum of the others, ln(1 + a) keeps its digits however small a is.
+        ratio = _prob(x, t)[order] / _prob(x, t)[order[0]]
+        others = np.cumsum(np.concatenate(([0.0], ratio[1:])))
+        bits = np.cumsum(ratio * -np.log(np.where(ratio > 0.0, ratio, 1.0)))
+        entropy = np.log1p(others) + bits / (1.0 + others)
+        kept = (entropy <= alpha * entropy[-1] * (1.0 + 1e-12)) & (ratio > 0.0)
+        keep[order[max(int(np.argmin(np.append(kept, False))), 1) :]] = False
+    return keep
+
+
 _RULES: dict[str, Callable[[Array, float, float], Flags]] = {
     "top_k": _top_k,
     "top_p": _top_p,
@@ -132,4 +160,6 @@ _RULES: dict[str, Callable[[Array, float, float], Flags]] = {
     "p_less": _p_less,
     "epsilon": _epsilon,
     "eta": _eta,
+    "typical": _typical,
+    "top_h": _top_h,
 }

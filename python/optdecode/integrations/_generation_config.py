@@ -8,7 +8,7 @@ from optdecode._decoder import Decoder
 from optdecode._spec import in_range, one_of
 from optdecode.errors import ProblemError
 from optdecode.presets import greedy, softmax
-from optdecode.supports import Chain, Epsilon, Eta, MinP, Support, TopK, TopP
+from optdecode.supports import Chain, Epsilon, Eta, MinP, Support, TopK, TopP, Typical
 
 #: What `generate` makes of a field that is None.
 DEFAULTS: dict[str, Any] = {
@@ -20,9 +20,10 @@ WARPERS: dict[str, tuple[Any, ...]] = {
     "temperature": (1.0,), "top_h": (None,), "top_k": (0,), "top_p": (1.0,), "min_p": (None, 0.0), "typical_p": (1.0,),
     "epsilon_cutoff": (0.0, 1.0), "eta_cutoff": (0.0, 1.0),
 }  # fmt: skip
-#: Fields that change the distribution in ways that no decoder has, and the values that do not.
+#: Fields that change the distribution in ways that no decoder has, and the values that do not. ``top_h`` is not `TopH`
+#: of arXiv:2509.02510: it bounds a part of the entropy of the 100 best tokens, and does not renormalise.
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "top_h": (None,), "typical_p": (None, 1.0), "num_beams": (None, 1), "num_beam_groups": (None, 1),
+    "top_h": (None,), "num_beams": (None, 1), "num_beam_groups": (None, 1),
     "diversity_penalty": (None, 0.0), "penalty_alpha": (None, 0.0), "dola_layers": (None,), "constraints": (None,),
     "force_words_ids": (None,), "watermarking_config": (None,), "assistant_ensemble_weight": (None, 1.0),
 }  # fmt: skip
@@ -103,9 +104,9 @@ def check_generation_config(config: Any) -> None:
 def from_generation_config(config: Any, *, edits: str = "refuse") -> Decoder:
     """Return the decoder that draws what `generate` would draw under a configuration.
 
-    Temperature first, then top-k, top-p, min-p, epsilon and eta, each measured on the renormalised rest of the one
-    before, as in `generate`. Two things differ: top-k keeps exactly k tokens where `generate` keeps every tie of the
-    k-th, and sums decide in higher precision.
+    Temperature first, then top-k, top-p, min-p, typical-p, epsilon and eta, each measured on the renormalised rest of
+    the one before, as in `generate`. Two things differ: top-k keeps exactly k tokens where `generate` keeps every tie
+    of the k-th (and typical-p no more ties than it needs), and sums decide in higher precision.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def from_generation_config(config: Any, *, edits: str = "refuse") -> Decoder:
     Raises
     ------
     ProblemError
-        Naming a field that no decoder does (``typical_p``, ``top_h``, beams, ...), or that is not known.
+        Naming a field that no decoder does (``top_h``, beams, ...), or that is not known.
 
     Examples
     --------
@@ -154,7 +155,7 @@ def _rule(name: str, value: Any) -> Support:
     if name == "top_p" and value == 0:  # the best token is kept whatever top_p says
         return TopK(1)
     supports: dict[str, Any] = {
-        "top_k": TopK, "top_p": TopP, "min_p": MinP, "epsilon_cutoff": Epsilon, "eta_cutoff": Eta,
+        "top_k": TopK, "top_p": TopP, "min_p": MinP, "typical_p": Typical, "epsilon_cutoff": Epsilon, "eta_cutoff": Eta,
     }  # fmt: skip
     rule: Support = supports[name](value)
     return rule

@@ -9,7 +9,7 @@ from optdecode._problem import Problem
 from optdecode._spec import finite
 from optdecode.errors import ProblemError
 from optdecode.regularizers import NegEntropy
-from optdecode.supports import Chain, MinP, Support, TopK, TopP
+from optdecode.supports import Chain, MinP, Support, TopK, TopP, Typical
 
 #: What leaves a distribution as it is, by the parameter's name; ``temp`` is what `Llama.generate` calls temperature.
 NEUTRAL: dict[str, Any] = {
@@ -30,7 +30,6 @@ INERT = ("mirostat_tau", "mirostat_eta", "penalize_nl")
 
 _PENALTIES = "edits logits before the decoder: give it to `generate` or `drawing`, or use optdecode.scores"
 _REFUSED = {
-    "typical_p": "is locally typical sampling, which no rule of this library expresses; leave it at 1.0",
     "repeat_penalty": _PENALTIES,
     "frequency_penalty": _PENALTIES,
     "presence_penalty": _PENALTIES,
@@ -44,14 +43,15 @@ def from_llama_kwargs(
     top_k: int = 40,
     top_p: float = 0.95,
     min_p: float = 0.05,
+    typical_p: float = 1.0,
     temperature: float | None = None,
     temp: float | None = None,
     **others: Any,
 ) -> Decoder:
     """Return the decoder that equals llama-cpp-python's own sampler chain with these parameters.
 
-    The chain is top-k, top-p, min-p, temperature, in this order, so each cut is measured at temperature 1 on what the
-    one before left, and the temperature comes last. Defaults are those of `llama_cpp.Llama.create_completion`.
+    The chain is top-k, typical, top-p, min-p, temperature, in this order, so each cut is measured at temperature 1 on
+    what the one before left, and the temperature comes last. Defaults are those of `llama_cpp.Llama.create_completion`.
 
     Parameters
     ----------
@@ -61,6 +61,8 @@ def from_llama_kwargs(
         At least 1 keeps all.
     min_p : float
         At most 0 keeps all.
+    typical_p : float
+        At least 1 keeps all.
     temperature, temp : float, optional
         One of the two names; 0.8 by default. 0 is greedy; below 0, llama-cpp-python draws from the untruncated softmax.
     **others
@@ -96,7 +98,7 @@ def from_llama_kwargs(
         return Decoder(Problem())
     if degree < 0.0:
         return Decoder(Problem(NegEntropy()))
-    return Decoder(Problem(NegEntropy(), support=_cuts(top_k, top_p, min_p), temperature=degree))
+    return Decoder(Problem(NegEntropy(), support=_cuts(top_k, typical_p, top_p, min_p), temperature=degree))
 
 
 def check_replaced(options: dict[str, Any], defaults: dict[str, Any]) -> None:
@@ -118,10 +120,12 @@ def check_replaced(options: dict[str, Any], defaults: dict[str, Any]) -> None:
             )
 
 
-def _cuts(top_k: Any, top_p: Any, min_p: Any) -> Support | None:
+def _cuts(top_k: Any, typical_p: Any, top_p: Any, min_p: Any) -> Support | None:
     cuts: list[Support] = []
     if finite("from_llama_kwargs", "top_k", top_k) > 0:
         cuts.append(TopK(top_k))
+    if finite("from_llama_kwargs", "typical_p", typical_p) < 1:
+        cuts.append(Typical(typical_p, measured_on="raw"))
     if finite("from_llama_kwargs", "top_p", top_p) < 1:
         cuts.append(TopP(top_p, measured_on="raw"))
     if finite("from_llama_kwargs", "min_p", min_p) > 0:

@@ -73,8 +73,11 @@ class _AlphaFamily(_Anchored):
             return (times(q, log_t) - q + r).sum(axis=-1)
         if a == 0.0:
             return (times(r, -log_t) + q - r).sum(axis=-1)
-        # r t^alpha - r = r expm1(alpha log t), which does not cancel near t = 1 or alpha = 0.
-        return ((times(r, np.expm1(a * log_t)) - a * (q - r)) / (a * (a - 1.0))).sum(axis=-1)
+        # r t^alpha is r + r expm1(alpha log t), and q + q expm1((alpha - 1) log t): no cancellation near t = 1, and near
+        # alpha = 0 and alpha = 1.
+        if a > 0.5:
+            return ((times(q, np.expm1((a - 1.0) * log_t)) / (a - 1.0) - (q - r)) / a).sum(axis=-1)
+        return ((times(r, np.expm1(a * log_t)) / a - (q - r)) / (a - 1.0)).sum(axis=-1)
 
     def gradient(self, q: Any, ctx: Context) -> Any:
         a, log_t = self.order, self._log_ratio(q, ctx)

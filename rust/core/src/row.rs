@@ -79,7 +79,15 @@ pub struct Row<'a> {
     pub budget: Option<u32>,
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// The row under a packed mask in place of its own.
+    pub(crate) fn masked(&self, words: &'a [u32]) -> Row<'a> {
+        Row {
+            mask: Some(Mask::Bits(words)),
+            ..*self
+        }
+    }
+
     /// The score of a token, if it is allowed and has one that is finite.
     #[inline]
     pub(crate) fn allowed_score(&self, id: usize) -> Option<f64> {

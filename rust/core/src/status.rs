@@ -8,7 +8,7 @@ pub enum Status {
     Ok = 0,
     /// A usable distribution whose residual is larger than float precision explains.
     ReducedAccuracy = 1,
-    /// No token is allowed.
+    /// No token is allowed, or none is in all supports.
     Infeasible = 2,
     /// An allowed token has a NaN score.
     NanScores = 3,
@@ -18,6 +18,9 @@ pub enum Status {
     BadAnchor = 5,
     /// A given weight of an allowed token is NaN, negative or infinite.
     BadWeights = 6,
+    /// Fewer tokens have probability than distinct ones were asked for.
+    TooFewTokens = 7,
+    // 8 is taken in Python: a regularizer of the caller's own failed there.
 }
 
 impl Status {

@@ -42,8 +42,9 @@ fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
         .iter()
         .map(|&id| id as usize)
         .filter(|&id| expected.q[id] > 0.0);
-    let (lowest, smallest) = kept.fold((f64::INFINITY, f64::INFINITY), |(lowest, smallest), id| {
-        (lowest.min(x[id]), smallest.min(expected.q[id]))
+    let ends = (f64::INFINITY, f64::NEG_INFINITY, f64::INFINITY);
+    let (lowest, highest, smallest) = kept.fold(ends, |(lowest, highest, smallest), id| {
+        (lowest.min(x[id]), highest.max(x[id]), smallest.min(expected.q[id]))
     });
     // A softmax's normaliser is off by what the faces differ in: a token at the end, and rounding. A sparse optimum, having
     // no mass there, hardly notices.
@@ -53,8 +54,8 @@ fn check(plan: &Plan, row: &Row<'_>, scratch: &mut Scratch) {
         assert!(row.mask.is_none_or(|mask| mask.allows(id)));
         let ends = 4e-6 * plan.temperature.max(1.0) + 1e-15 * lowest.abs();
         assert!(
-            x[id] >= lowest - ends,
-            "{plan:?}: {token} of {} is below {lowest}",
+            x[id] >= lowest - ends && x[id] <= highest + ends || is_at_top_h(plan, row, token as u32),
+            "{plan:?}: {token} of {} is not in {lowest}..{highest}",
             x[id]
         );
         if expected.q[id] > 0.0 {
@@ -88,11 +89,33 @@ fn plans() -> Vec<Plan> {
         supported(softmax.clone(), &[(Rule::Eta(2e-3), false)]),
         supported(softmax.clone(), &[(Rule::Eta(0.3), true), (Rule::PLess, false)]),
         supported(softmax.clone(), &[(Rule::MinP(1e-3), false)]),
+        supported(softmax.clone(), &[(Rule::TopH(0.0), false)]),
+        supported(softmax.clone(), &[(Rule::TopH(0.4), false)]),
+        supported(softmax.clone(), &[(Rule::TopH(0.93), false)]),
+        supported(softmax.clone(), &[(Rule::TopH(0.7), true), (Rule::TopK(90), false)]),
+        supported(softmax.clone(), &[(Rule::Typical(0.07), false)]),
+        supported(softmax.clone(), &[(Rule::Typical(0.31), false)]),
+        supported(softmax.clone(), &[(Rule::Typical(0.93), false)]),
+        supported(softmax.clone(), &[(Rule::Typical(0.41), true)]),
+        supported(
+            softmax.clone(),
+            &[(Rule::Typical(0.61), false), (Rule::TopK(700), false)],
+        ),
+        supported(
+            softmax.clone(),
+            &[(Rule::Typical(0.21), true), (Rule::TopP(0.83), false)],
+        ),
         supported(softmax, &[(Rule::TopK(700), false)]),
         supported(Objective::Quadratic { lam: 2.0 }, &[(Rule::TopP(0.6), false)]),
         supported(Objective::Tsallis { lam: 3.0, alpha: 1.5 }, &[(Rule::PLess, false)]),
         supported(Objective::Tsallis { lam: 1.0, alpha: 1.2 }, &[(Rule::TopP(0.9), true)]),
         supported(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
+        supported(Objective::Argmax, &[(Rule::Typical(0.23), false)]),
+        supported(Objective::Quadratic { lam: 2.0 }, &[(Rule::Typical(0.27), false)]),
+        supported(
+            Objective::Tsallis { lam: 3.0, alpha: 1.5 },
+            &[(Rule::Typical(0.57), true)],
+        ),
     ]);
     let softmax = Objective::Softmax { lam: 1.0 };
     plans.extend([
@@ -118,7 +141,16 @@ fn plans() -> Vec<Plan> {
             softmax.clone(),
             &[(Rule::TopP(0.99), true), (Rule::TopK(9), false), (Rule::PLess, false)],
         ),
-        chained(softmax, &[(Rule::TopK(40), false), (Rule::Eta(3e-2), false)]),
+        chained(softmax.clone(), &[(Rule::TopK(40), false), (Rule::Eta(3e-2), false)]),
+        chained(softmax.clone(), &[(Rule::TopK(40), false), (Rule::Typical(0.63), true)]),
+        chained(
+            softmax,
+            &[
+                (Rule::Typical(0.37), false),
+                (Rule::TopK(40), false),
+                (Rule::TopH(0.6), false),
+            ],
+        ),
         chained(
             Objective::Quadratic { lam: 2.0 },
             &[(Rule::TopK(30), false), (Rule::TopP(0.6), false)],
@@ -129,7 +161,8 @@ fn plans() -> Vec<Plan> {
         supported(anchored.clone(), &[]),
         supported(anchored.clone(), &[(Rule::TopK(60), false)]),
         supported(anchored.clone(), &[(Rule::TopK(700), false)]),
-        supported(anchored, &[(Rule::TopP(0.9), false)]),
+        supported(anchored.clone(), &[(Rule::TopP(0.9), false)]),
+        supported(anchored, &[(Rule::Typical(0.43), false)]),
     ]);
     for i in 0..plans.len() {
         let (temperature, score_weight) = [(0.7, 1.0), (1.8, 0.6), (0.8, 2.0)][i % 3];
@@ -265,8 +298,34 @@ fn a_nucleus_of_ties_ends_with_the_very_token() {
         ..row(&[])
     };
     for p in [0.1, 0.3, 0.5, 0.95] {
-        let plan = supported(Objective::Softmax { lam: 1.0 }, &[(Rule::TopP(p), false)]);
-        assert_eq!(kept(&plan, &row, &mut scratch), solve(&plan, &row).face, "{p}");
+        for rule in [Rule::TopP(p), Rule::Typical(p), Rule::TopH(p)] {
+            let plan = supported(Objective::Softmax { lam: 1.0 }, &[(rule, false)]);
+            assert_eq!(kept(&plan, &row, &mut scratch), solve(&plan, &row).face, "{rule:?}");
+        }
+    }
+}
+
+/// Few tokens above thousands that tie, and as many that tie below these: the band has the first so many of either.
+#[test]
+fn a_band_of_ties_ends_with_the_very_token() {
+    let mut scratch = Scratch::default();
+    let score = |i: usize| match (i % 7001, i % 3) {
+        (5, _) => 3.0,
+        (_, 0) => 0.9,
+        _ => 1.0,
+    };
+    let x: Vec<f32> = (0..60_007).map(score).collect();
+    let row = Row {
+        scores: Scores::F32(&x),
+        ..row(&[])
+    };
+    for (p, ends) in [(0.1, 1.0), (0.3, 1.0), (0.6, 1.0), (0.8, 0.9), (0.95, 0.9)] {
+        let plan = supported(Objective::Softmax { lam: 1.0 }, &[(Rule::Typical(p), false)]);
+        let expected = solve(&plan, &row).face;
+        let last = expected.iter().map(|&id| x[id as usize]).fold(f32::INFINITY, f32::min);
+        assert_eq!(last, ends, "{p}: the row is none that tells");
+        assert!(!expected.contains(&5), "the best token is left out");
+        assert_eq!(kept(&plan, &row, &mut scratch), expected, "{p}");
     }
 }
 
@@ -318,6 +377,8 @@ fn rule() -> impl Strategy<Value = (Rule, bool)> {
         (-12.0..0.1_f64).prop_map(|x| Rule::MinP(x.exp())),
         (-12.0..-0.1_f64).prop_map(|x| Rule::Epsilon(x.exp())),
         (-12.0..-0.1_f64).prop_map(|x| Rule::Eta(x.exp())),
+        (0.01..1.0_f64).prop_map(Rule::Typical),
+        (0.01..1.0_f64).prop_map(Rule::TopH),
         Just(Rule::PLess),
     ];
     (rule, any::<bool>())

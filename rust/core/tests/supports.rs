@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use optdecode_core::Status;
 use optdecode_core::plan::*;
 use optdecode_core::row::{Mask, Row};
 use proptest::prelude::*;
@@ -65,6 +66,19 @@ fn supports_by_hand() {
     assert_eq!(kept(Rule::PLess, &[1.0; 4]), [0, 1, 2, 3]);
     // H = 1.47: sqrt(0.36) e^-H = 0.138
     assert_eq!(kept(Rule::Eta(0.36), &x), [1, 2, 3]);
+    // -ln p = 2.30, 0.92, 1.61, 1.61, 2.30
+    assert_eq!(kept(Rule::Typical(0.19), &x), [2]);
+    assert_eq!(kept(Rule::Typical(0.39), &x), [2, 3]);
+    assert_eq!(kept(Rule::Typical(0.5), &x), [1, 2, 3]);
+    assert_eq!(kept(Rule::Typical(0.85), &x), [0, 1, 2, 3]);
+    assert_eq!(kept(Rule::Typical(1.0), &x), [0, 1, 2, 3, 4]);
+    // Entropies 0, 0.64, 1.04, 1.28 and 1.47 of the first one to five.
+    assert_eq!(kept(Rule::TopH(0.0), &x), [1]);
+    assert_eq!(kept(Rule::TopH(0.43), &x), [1]);
+    assert_eq!(kept(Rule::TopH(0.44), &x), [1, 2]);
+    assert_eq!(kept(Rule::TopH(0.72), &x), [1, 2, 3]);
+    assert_eq!(kept(Rule::TopH(0.88), &x), [0, 1, 2, 3]);
+    assert_eq!(kept(Rule::TopH(1.0), &x), [0, 1, 2, 3, 4]);
     assert_eq!(kept(Rule::TopNSigma(1.0), &[0.0, 10.0, 9.0, 1.0]), [1, 2]);
     assert_eq!(kept(Rule::TopNSigma(0.0), &[0.0, 10.0, 10.0, 1.0]), [1, 2]);
     // A uniform row divides exactly.
@@ -76,6 +90,11 @@ fn supports_by_hand() {
                 k as usize,
                 "{k} of {n}"
             );
+            let first: Vec<u32> = (0..k as u32).collect();
+            let half = (f64::from(k) - 0.5) / f64::from(n);
+            assert_eq!(kept(Rule::Typical(half), &vec![0.7; n as usize]), first);
+            let alpha = f64::from(k).ln() / f64::from(n.max(2)).ln();
+            assert_eq!(kept(Rule::TopH(alpha), &vec![0.7; n as usize]), first);
         }
     }
 }
@@ -105,6 +124,8 @@ fn raw_supports_ignore_the_temperature() {
         Rule::Epsilon(0.15),
         Rule::Eta(0.36),
         Rule::PLess,
+        Rule::Typical(0.3),
+        Rule::TopH(0.5),
     ] {
         let plan = Plan {
             temperature: 0.1,
@@ -154,6 +175,8 @@ fn supports_on_adversarial_rows_keep_the_best_token() {
             Rule::PLess,
             Rule::Epsilon(0.1),
             Rule::Eta(0.1),
+            Rule::TopH(0.0),
+            Rule::TopH(0.6),
         ] {
             let ids = kept(rule, &x);
             assert!(ids.contains(&best), "{name} {rule:?}: {ids:?}");
@@ -176,7 +199,78 @@ fn rule() -> impl Strategy<Value = Rule> {
         Just(Rule::PLess),
         (0.0..0.3).prop_map(Rule::Epsilon),
         (0.0..0.3).prop_map(Rule::Eta),
+        (0.01..1.1).prop_map(Rule::Typical),
+        (0.0..1.1).prop_map(Rule::TopH),
     ]
+}
+
+/// The typical set by a full sort: of `|-ln p - H|`, then by score, then by index.
+fn typical(mass: f64, x: &[f64]) -> Vec<u32> {
+    let log_p = log_softmax(x);
+    let entropy: f64 = log_p.iter().filter(|l| l.exp() > 0.0).map(|l| -l * l.exp()).sum();
+    let distance = |id: u32| (-log_p[id as usize] - entropy).abs();
+    let mut order = order(x);
+    order.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+    let mut sum = 0.0;
+    let before = order.iter().take_while(|&&id| {
+        let reached = sum >= mass;
+        sum += log_p[id as usize].exp();
+        !reached
+    });
+    let count = before.count();
+    sorted(order.into_iter().take(count).collect())
+}
+
+/// Top-H token by token: stops where the entropy of those taken would be too large.
+fn top_h(alpha: f64, x: &[f64]) -> Vec<u32> {
+    let order = order(x);
+    let entropy = |ids: &[u32]| {
+        let log_p = log_softmax(&ids.iter().map(|&id| x[id as usize]).collect::<Vec<f64>>());
+        log_p
+            .iter()
+            .filter(|l| l.exp() > 0.0)
+            .map(|l| -l * l.exp())
+            .sum::<f64>()
+    };
+    let most = alpha * entropy(&order);
+    let count = (2..=order.len()).take_while(|&k| entropy(&order[..k]) <= most).count();
+    sorted(order.into_iter().take(count + 1).collect())
+}
+
+#[test]
+fn no_token_in_common_is_infeasible() {
+    let x = [0.4_f64, 0.2, 0.2, 0.1, 0.1].map(f64::ln);
+    let band = (Rule::Typical(0.2), false);
+    let softmax = Objective::Softmax { lam: 1.0 };
+    for rule in [
+        Rule::TopK(1),
+        Rule::TopP(0.3),
+        Rule::MinP(0.9),
+        Rule::TopH(0.2),
+        Rule::Epsilon(0.3),
+    ] {
+        for objective in [softmax.clone(), Objective::Argmax, Objective::Quadratic { lam: 1.0 }] {
+            let found = solve(&supported(objective, &[band, (rule, false)]), &row(&x));
+            assert_eq!(found.outcome.status, Status::Infeasible, "{rule:?}");
+            assert!(found.face.is_empty() && found.outcome.entropy.is_nan());
+        }
+    }
+    // A chain always leaves something.
+    assert_eq!(
+        face(&chained(softmax.clone(), &[band, (Rule::TopK(1), false)]), &x),
+        [1]
+    );
+    assert_eq!(
+        face(&chained(softmax.clone(), &[(Rule::TopK(1), false), band]), &x),
+        [0]
+    );
+    let mut both = chained(softmax, &[band, (Rule::TopK(1), false)]);
+    both.supports.push(tempered(Rule::TopK(1)));
+    assert_eq!(solve(&both, &row(&x)).outcome.status, Status::Infeasible);
+    assert_eq!(
+        solve(&supported(Objective::Argmax, &[band]), &row(&x)).q,
+        [0.0, 1.0, 0.0, 0.0, 0.0]
+    );
 }
 
 proptest! {
@@ -194,6 +288,20 @@ proptest! {
         let of = |ids: &[u32]| ids.iter().map(|&id| log_p[id as usize].exp()).sum::<f64>();
         prop_assert!(of(&order[..ids.len()]) >= mass - 1e-14);
         prop_assert!(ids.len() == 1 || of(&order[..ids.len() - 1]) < mass + 1e-14);
+    }
+
+    /// On random scores, where nothing is at the threshold but for ties, which have the same information.
+    #[test]
+    fn rules_about_entropy_are_what_sorting_finds(x in scores(), mass in 0.01..1.0, alpha in 0.0..1.0, grain in 0..2) {
+        let x: Vec<f64> = if grain == 0 { x } else { x.iter().map(|x| x.round()).collect() };
+        prop_assert_eq!(kept(Rule::Typical(mass), &x), typical(mass, &x));
+        let found = kept(Rule::TopH(alpha), &x);
+        let positive = log_softmax(&x).iter().filter(|l| l.exp() > 0.0).count();
+        let mut naive = top_h(alpha, &x);
+        if naive.len() > positive.max(1) {
+            naive = sorted(order(&x).into_iter().take(positive).collect());
+        }
+        prop_assert_eq!(found, naive);
     }
 
     /// What a chain leaves is what each rule keeps of a row that allows nothing else.

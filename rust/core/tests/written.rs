@@ -125,11 +125,21 @@ fn check_tokens(plan: &Plan, row: &Row<'_>, expected: &Solution, found: &Written
         scores().fold(f64::NEG_INFINITY, f64::max),
     );
     let ends = 4e-6 * plan.temperature.max(1.0) + 1e-15 * least.abs();
+    // A typical set has an end above, too.
+    let is_band = plan
+        .supports
+        .iter()
+        .any(|support| matches!(support.rule, Rule::Typical(_)));
+    let at_end = |x: f64| (x - least).abs() <= ends || is_band && (x - top).abs() <= ends;
     let (mut lost, mut gained) = (0.0, 0.0);
     for id in 0..x.len() as u32 {
         let i = id as usize;
         if on(id) == missing[i] {
-            assert!((x[i] - least).abs() <= ends, "{plan:?}: {id} of {} at {least}", x[i]);
+            assert!(
+                at_end(x[i]) || is_at_top_h(plan, row, id),
+                "{plan:?}: {id} of {} in {least}..{top}",
+                x[i]
+            );
             lost += if missing[i] { 0.0 } else { expected.q[i] };
             gained += if missing[i] { f64::from(found.probs[i]) } else { 0.0 };
         }
@@ -196,7 +206,7 @@ fn check_widths(plans: &[Plan], x: &[f64], flags: &[bool], ws: &mut Workspace) {
 
 /// Every objective with a way of its own, on every support.
 fn plans() -> Vec<Plan> {
-    let faces: [&[(Rule, bool)]; 14] = [
+    let faces: [&[(Rule, bool)]; 23] = [
         &[],
         &[(Rule::TopK(1), false)],
         &[(Rule::TopK(50), false)],
@@ -210,6 +220,15 @@ fn plans() -> Vec<Plan> {
         &[(Rule::Epsilon(3e-4), false)],
         &[(Rule::Epsilon(1e-12), true), (Rule::TopP(0.99), false)],
         &[(Rule::Eta(2e-3), false)],
+        &[(Rule::TopH(0.4), false)],
+        &[(Rule::TopH(0.93), false)],
+        &[(Rule::TopH(0.7), true), (Rule::TopK(90), false)],
+        &[(Rule::Typical(0.07), false)],
+        &[(Rule::Typical(0.31), false)],
+        &[(Rule::Typical(0.93), false)],
+        &[(Rule::Typical(0.41), true)],
+        &[(Rule::Typical(0.61), false), (Rule::TopK(700), false)],
+        &[(Rule::Typical(0.21), true), (Rule::TopP(0.83), false)],
         &[(Rule::TopP(1.0), false)],
     ];
     let mut plans = vec![];
@@ -220,6 +239,8 @@ fn plans() -> Vec<Plan> {
     plans.extend([
         supported(Objective::Argmax, &[]),
         supported(Objective::Argmax, &[(Rule::TopP(0.9), true)]),
+        supported(Objective::Argmax, &[(Rule::Typical(0.23), false)]),
+        supported(Objective::Quadratic { lam: 2.0 }, &[(Rule::Typical(0.27), false)]),
         supported(Objective::Quadratic { lam: 2.0 }, &[]),
         supported(Objective::Quadratic { lam: 2.0 }, &[(Rule::TopP(0.6), false)]),
         supported(Objective::Tsallis { lam: 1.0, alpha: 1.5 }, &[]),
@@ -371,6 +392,8 @@ fn rule() -> impl Strategy<Value = (Rule, bool)> {
         (-12.0..0.1_f64).prop_map(|x| Rule::MinP(x.exp())),
         (-12.0..-0.1_f64).prop_map(|x| Rule::Epsilon(x.exp())),
         (-12.0..-0.1_f64).prop_map(|x| Rule::Eta(x.exp())),
+        (0.01..1.0_f64).prop_map(Rule::Typical),
+        (0.01..1.0_f64).prop_map(Rule::TopH),
         Just(Rule::PLess),
     ];
     (rule, any::<bool>())

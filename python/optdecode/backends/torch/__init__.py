@@ -25,8 +25,12 @@ from optdecode.backends.torch._model import ask
 from optdecode.backends.torch._parameters import KINDS, Structure, numbers, structure
 from optdecode.backends.torch._problem import Inputs, Problem, prepare, work_type
 from optdecode.backends.torch._solve import find, scalars
+from optdecode.errors import BackendUnavailableError
 
-__all__ = ["KINDS", "model_log_probs", "sample", "solve"]
+__all__ = ["KINDS", "model_log_probs", "sample", "sample_codes", "solve"]
+
+#: Of the couplings of draws, those that this backend has.
+COUPLINGS = ("iid", "systematic")
 
 
 def solve(
@@ -127,6 +131,10 @@ def sample(
     BackendUnavailableError
         This backend has no solver for one of the plans.
     """
+    if coupling not in COUPLINGS:
+        raise BackendUnavailableError(
+            f"the torch backend has no coupling {coupling!r}; on the CPU backend='rust' has it"
+        )
 
     def drawn(problem: Problem, rows: Tensor | None) -> tuple[Tensor, ...]:
         found, status = find(problem)
@@ -137,6 +145,17 @@ def sample(
 
     tokens, log_probs, status = _in_groups(plans, Inputs(logits, mask, anchor, weights, budget), drawn)
     return tokens, log_probs, status[:, 0]
+
+
+def sample_codes(*arguments: Any) -> tuple[Tensor, ...]:
+    """Refuse arithmetic codes, whose state is arrays in CPU memory.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Always.
+    """
+    raise BackendUnavailableError("the torch backend has no ArithmeticCodes; on the CPU backend='rust' has them")
 
 
 def model_log_probs(

@@ -75,6 +75,25 @@ class Numbers(NamedTuple):
     weight_rules: tuple[Number, ...]
 
 
+#: The rules that this backend measures; `RULES` in `_supports` has one function for each.
+RULE_NAMES = ("top_k", "top_p", "min_p", "top_n_sigma", "p_less", "epsilon", "eta")
+
+
+def refusal(plan: Plan) -> str | None:
+    """Return what this backend has no solver for in a plan, None where it solves it."""
+    name = plan.kind.name
+    if plan.kind not in KINDS:
+        return name
+    if plan.cap < 1.0:
+        return f"{name} with Cap({plan.cap:g})"
+    if plan.target is not None:
+        return f"{name} with a target of {plan.target[0]}"
+    if plan.tolerance is not None:
+        return f"{name} with a tolerance"
+    rules = [rule for rules in (plan.supports, plan.weight_supports, *plan.chains) for rule, *_ in rules]
+    return next((f"the support {rule}" for rule in rules if rule not in RULE_NAMES), None)
+
+
 def check(plan: Plan) -> None:
     """Refuse a plan that this backend has no solver for, by name.
 
@@ -83,13 +102,7 @@ def check(plan: Plan) -> None:
     BackendUnavailableError
         There is none.
     """
-    what = None
-    if plan.kind not in KINDS:
-        what = plan.kind.name
-    elif plan.cap < 1.0:
-        what = f"{plan.kind.name} with Cap({plan.cap:g})"
-    elif plan.target is not None:
-        what = f"{plan.kind.name} with a target of {plan.target[0]}"
+    what = refusal(plan)
     if what is not None:
         raise BackendUnavailableError(
             f"the torch backend has no solver for {what}; on the CPU backend='rust' may have one"

@@ -30,7 +30,7 @@ pub(crate) use coverage::{Newton, tail_sums, write_tail};
 pub(crate) use exp::Exponential;
 pub use maxima::block_maxima;
 pub(crate) use maxima::{collect_above, collect_between};
-pub(crate) use moments::moments;
+pub(crate) use moments::{Moments, moments};
 pub use row_max::row_max;
 pub(crate) use select::{count_from, mass_from, sample_below, term_of, terms_of};
 pub(crate) use split::{count_ties, keep_between, split};

@@ -19,7 +19,7 @@
 
 use super::ascent::from_mirror;
 use super::cover::{Tail, from_coverage};
-use super::{Solved, Term, Workspace, dispatch, distribute, tsallis};
+use super::{CoverageTerm, Solved, Workspace, dispatch, distribute, solve_whole, tsallis};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level, Threshold};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
@@ -54,13 +54,26 @@ pub(crate) struct Reads {
     pub(super) squares: Vec<f64>,
     /// Of mirror ascent.
     pub(super) ascent: arch::Ascent,
-    /// The largest score of the row; not -0, which levels may tell from 0.
+    /// The largest score of the face, which is that of the row but for typical sets; not -0, which levels may tell from 0.
     pub(super) max: f64,
+    /// The largest score of the row.
+    pub(super) top: f64,
+    /// The tokens of a face that is no cut, as a mask, if it `is_masked`.
+    pub(super) face: Vec<u32>,
+    pub(super) is_masked: bool,
     /// What supports were measured on, with the sum of its terms, if any was summed.
     pub(super) measured: Option<(Exponential, f64)>,
 }
 
 impl Reads {
+    /// The row that there is to draw from.
+    pub(crate) fn narrowed<'a>(&'a self, row: &Row<'a>) -> Row<'a> {
+        match self.is_masked {
+            true => row.masked(&self.face),
+            false => *row,
+        }
+    }
+
     /// The tokens that were gathered last.
     pub(crate) fn candidates(&self) -> &Candidates {
         &self.cut.candidates
@@ -82,7 +95,8 @@ pub(crate) enum Ready {
     Weighed,
     /// q are the terms of the candidates in [`Reads`], and a series below them; its sums over blocks are there, too.
     Tailed(Tail),
-    /// `q ~ term` over the tokens of a cut, whose terms are summed in [`Reads`] if there are no ties at its end to drop.
+    /// `q ~ term` over the tokens of a cut of the [row that is left](Reads::narrowed), whose terms are summed in [`Reads`] if there
+    /// are no ties at its end to drop.
     Spread(Exponential, Cut),
 }
 
@@ -90,20 +104,20 @@ pub(crate) enum Ready {
 /// probability zero. Tokens with probability, their q and log q, and the status are those of [`super::solve_row`], bit for
 /// bit, at every level, as long as no support is about sums over all tokens; then as far as these round.
 pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Status {
-    let solved = match prepare_draw(plan, row, level, ws) {
-        Ok(Ready::Solved(solved)) => Ok(solved.status),
-        Ok(_) => distribute(plan, row, ws).map(|(_, solved)| solved.status),
-        Err(status) => Err(status),
-    };
-    solved.unwrap_or_else(|status| {
-        ws.clear();
-        status
-    })
+    match prepare_draw(plan, row, level, ws) {
+        Ok(Ready::Solved(solved)) => solved.status,
+        Ok(_) => solve_whole(plan, row, ws),
+        Err(status) => {
+            ws.clear();
+            status
+        }
+    }
 }
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
     let ready = match plan.objective {
+        _ if plan.is_constrained() => None,
         Objective::Coverage { .. } => from_coverage(plan, row, level, ws)?.map(|found| found.ready),
         Objective::Mirror { .. } => from_mirror(plan, row, level, ws)?,
         _ => shortcut(plan, row, level, ws)?,
@@ -116,7 +130,7 @@ pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Wo
 
 /// The ways that look at no more than some tokens one by one, if the plan is no Best-of-K and there is one.
 pub(super) fn shortcut(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Option<Ready>, Status> {
-    ws.reads.measured = None;
+    (ws.reads.measured, ws.reads.is_masked) = (None, false);
     match reach(plan) {
         Some(reach) if reach.measures => from_sums(plan, &reach, row, level, ws),
         Some(reach) => from_maxima(plan, &reach, row, level, ws).map(Some),
@@ -161,8 +175,8 @@ fn reach(plan: &Plan) -> Option<Reach> {
         measures: false,
     };
     match plan.objective {
-        // Every support keeps the best token.
-        Objective::Argmax => return Some(Reach { first: 1, ..reach }),
+        Objective::Argmax if plan.keeps_best() => return Some(Reach { first: 1, ..reach }),
+        Objective::Argmax => {}
         Objective::Softmax { .. } | Objective::AnchoredSoftmax { .. } => {}
         Objective::Quadratic { lam } => reach.sparse = Some(Sparse::new(plan, lam, 2.0)?),
         Objective::Tsallis { lam, alpha } => reach.sparse = Some(Sparse::new(plan, lam, alpha)?),
@@ -238,10 +252,11 @@ pub(super) fn softmax_scale(plan: &Plan) -> Option<f64> {
 
 /// The way without sums: maxima of blocks, and what they say of the candidates. `Err` as in [`Prepared::load`].
 fn from_maxima(plan: &Plan, reach: &Reach, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
-    let Reads { maxima, max, .. } = &mut ws.reads;
+    let Reads { maxima, max, top, .. } = &mut ws.reads;
     let summary = arch::block_maxima(level, row.scores, row.mask, maxima);
     summary.check()?;
     *max = summary.max + 0.0;
+    *top = *max;
     if reach.first == 1 {
         let best = first_of(summary.max, row, maxima);
         ws.prepared.hold([best], [summary.max]);
@@ -370,6 +385,7 @@ fn from_sums(
         sweep,
         cut: scratch,
         max: reads_max,
+        top: reads_top,
         measured: reads_measured,
         ..
     } = &mut ws.reads;
@@ -387,10 +403,13 @@ fn from_sums(
         return Ok(None);
     };
     let measure = Measure::new(row, level, max, &exponential, sweep);
-    (*reads_max, *reads_measured) = (max + 0.0, Some((exponential, measure.z)));
-    let Some(cut) = cut::intersect(plan, &measure, scratch) else {
+    (*reads_max, *reads_top, *reads_measured) = (max + 0.0, max + 0.0, Some((exponential, measure.z)));
+    let Some((cut, is_band)) = cut::intersect_with_typical(plan, &measure, scratch) else {
         return Ok(None);
     };
+    if is_band {
+        return from_band(plan, cut, softmax, row, level, ws);
+    }
     // `min`: MinP may ask for more than the maximum.
     let cut = cut.and(Cut::from((max + reach.offset).min(max)));
     if let (Some(drawn), Cut::ALL) = (drawn, cut) {
@@ -433,6 +452,51 @@ fn from_gathered(plan: &Plan, drawn: Option<Exponential>, ws: &mut Workspace) ->
             Ready::Solved(solve_candidates(plan, true, ws))
         }
     }
+}
+
+/// The face is what of the candidates is in a cut: perhaps nothing, and not the best token, as a rule. If that is many tokens,
+/// a mask takes the place of the supports.
+fn from_band(
+    plan: &Plan,
+    cut: Cut,
+    softmax: Option<f64>,
+    row: &Row<'_>,
+    level: Level,
+    ws: &mut Workspace,
+) -> Result<Option<Ready>, Status> {
+    let reads = &mut ws.reads;
+    let candidates = &mut reads.cut.candidates;
+    candidates.take_cut(cut);
+    let best = candidates.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let count = candidates.ids.len();
+    if count == 0 {
+        return Err(Status::Infeasible);
+    }
+    if count <= GATHERED {
+        reads.max = f64::from(best) + 0.0;
+        let drawn = softmax.map(|scale| Exponential::new(scale, reads.max));
+        return Ok(match drawn {
+            Some(None) => None,
+            drawn => Some(from_gathered(plan, drawn.flatten(), ws)),
+        });
+    }
+    let mut face = std::mem::take(&mut reads.face);
+    face.clear();
+    face.resize(row.scores.len().div_ceil(32), 0);
+    for &id in &candidates.ids {
+        face[id as usize / 32] |= 1 << (id % 32);
+    }
+    let on_face = Plan {
+        supports: vec![],
+        chains: vec![],
+        ..plan.clone()
+    };
+    let (top, measured) = (reads.top, reads.measured);
+    let ready = shortcut(&on_face, &row.masked(&face), level, ws);
+    ws.reads.face = face;
+    ws.reads.is_masked = true;
+    (ws.reads.top, ws.reads.measured) = (top, measured);
+    ready
 }
 
 /// The first allowed token with the largest score.
@@ -479,5 +543,5 @@ fn solve_candidates(plan: &Plan, face_is_known: bool, ws: &mut Workspace) -> Sol
         prepared.refer_to_scores(plan.temperature);
     }
     face.gather(plan, prepared, keep, weights);
-    dispatch(&plan.objective, face, Term::NONE, scratch, answer)
+    dispatch(&plan.objective, plan.cap, face, CoverageTerm::NONE, scratch, answer)
 }

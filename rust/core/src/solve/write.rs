@@ -4,8 +4,8 @@
 //! the row (`arch::write_columns`) or, if it has few, into a row of zeros; of a sparse optimum the candidates are solved in f64
 //! and written likewise. Its scalars follow from a handful of sums. Everything else is solved whole.
 
-use super::draw::{EXACT, Ready, shortcut, softmax_scale};
-use super::{Outcome, Solved, Term, Workspace, distribute, stats};
+use super::draw::{EXACT, Reads, Ready, shortcut, softmax_scale};
+use super::{CoverageTerm, Outcome, Solved, Workspace, distribute, stats};
 use crate::arch::{self, Columns, Density, Exponential, Level};
 use crate::math;
 use crate::plan::{Objective, Plan};
@@ -152,7 +152,7 @@ fn quickly(
     let scale = softmax_scale(plan);
     // Candidates of a sparse optimum may lack tokens that its supports keep.
     let face_is_known = scale.is_some() || !plan.selects() || wanted.face.is_none();
-    if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known {
+    if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known || plan.is_constrained() {
         return Ok(None);
     }
     let writer = Writer { plan, row, level };
@@ -166,7 +166,16 @@ fn quickly(
         (Ready::Solved(solved), None) => writer.sparse(&solved, wanted, ws),
         (Ready::Solved(_), Some(scale)) => writer.few(scale, wanted, ws),
         (Ready::Gathered(exponential), Some(scale)) => writer.gathered(&exponential, scale, wanted, ws),
-        (Ready::Spread(exponential, cut), Some(scale)) => writer.spread(exponential, cut, scale, wanted, ws),
+        (Ready::Spread(exponential, cut), Some(scale)) => {
+            let face = std::mem::take(&mut ws.reads.face);
+            let narrowed = match ws.reads.is_masked {
+                true => row.masked(&face),
+                false => *row,
+            };
+            let outcome = writer.spread(exponential, cut, &narrowed, scale, wanted, ws);
+            ws.reads.face = face;
+            outcome
+        }
         (Ready::Weighed | Ready::Tailed(_), _) | (_, None) => None,
     })
 }
@@ -186,7 +195,7 @@ impl Writer<'_> {
             true => {
                 let depth = self.model(ws)?.depth;
                 ws.face.refer_to_model(ws.reads.max, self.plan.temperature, depth);
-                stats::outcome(&self.plan.objective, &ws.face, Term::NONE, &ws.answer, solved)
+                stats::outcome(&self.plan.objective, &ws.face, CoverageTerm::NONE, &ws.answer, solved)
             }
             false => Outcome::unmeasured(solved.status, solved.iterations),
         };
@@ -268,11 +277,12 @@ impl Writer<'_> {
         Some(self.outcome(scale, max, sums))
     }
 
-    /// A softmax over the tokens of a cut, its terms summed.
+    /// A softmax over the tokens of a cut of what is left of the row, its terms summed.
     fn spread(
         &self,
         exponential: Exponential,
         cut: Cut,
+        left: &Row<'_>,
         scale: f64,
         wanted: &mut Wanted<'_, f32>,
         ws: &mut Workspace,
@@ -290,7 +300,7 @@ impl Writer<'_> {
             bend: None,
         };
         let sums = match wanted.scalars {
-            true => Some(self.spread_sums(&density, cut, ws)?),
+            true => Some(self.spread_sums(&density, cut, left, ws)?),
             false => None,
         };
         let columns = Columns {
@@ -298,20 +308,20 @@ impl Writer<'_> {
             log_probs: wanted.log_probs.as_deref_mut(),
             face: wanted.face.as_deref_mut(),
         };
-        arch::write_columns(self.level, self.row.scores, self.row.mask, &density, columns);
+        arch::write_columns(self.level, left.scores, left.mask, &density, columns);
         Some(self.outcome(scale, max, sums))
     }
 
-    fn spread_sums(&self, density: &Density, cut: Cut, ws: &mut Workspace) -> Option<Sums> {
+    fn spread_sums(&self, density: &Density, cut: Cut, left: &Row<'_>, ws: &mut Workspace) -> Option<Sums> {
         let model = self.model(ws)?;
-        let Row { scores, mask, .. } = *self.row;
+        let Row { scores, mask, .. } = *left;
         let max = density.max;
         // Of tokens at the very end of the cut, those that it keeps are counted.
         let (bound, ties) = match cut.last {
             u32::MAX => (cut.least, 0),
             _ => (
                 f64::from((cut.least as f32).next_up()),
-                ws.reads.candidates_mut().count_ties(self.level, self.row, cut),
+                ws.reads.candidates_mut().count_ties(self.level, left, cut),
             ),
         };
         let tied = |exponential| ties as f64 * f64::from(arch::term_of(exponential, cut.least as f32));
@@ -319,9 +329,10 @@ impl Writer<'_> {
         let moments = arch::moments(self.level, scores, mask, Some(&above), max as f32);
         let weight = tied(&density.exponential);
         let first = if ties == 0 { 0.0 } else { weight * (cut.least - max) };
-        let kept = if cut == Cut::ALL {
+        let is_masked = ws.reads.is_masked;
+        let kept = if cut == Cut::ALL && !is_masked {
             model.z
-        } else if density.scale == 1.0 / self.plan.temperature {
+        } else if density.scale == 1.0 / self.plan.temperature && !is_masked {
             density.z
         } else {
             let sums = &mut ws.reads.sweep.sums;
@@ -338,8 +349,8 @@ impl Writer<'_> {
 
     /// The model distribution of the row, from the sums that supports were measured on or by one more pass.
     fn model(&self, ws: &mut Workspace) -> Option<Model> {
-        let max = ws.reads.max;
-        let exponential = Exponential::new(1.0 / self.plan.temperature, max)?;
+        let Reads { max, top, .. } = ws.reads;
+        let exponential = Exponential::new(1.0 / self.plan.temperature, top)?;
         let z = match ws.reads.measured {
             Some((measured, z)) if measured == exponential => z,
             _ => {
@@ -351,7 +362,7 @@ impl Writer<'_> {
         Some(Model {
             exponential,
             z,
-            depth: depth(&exponential, z, max),
+            depth: depth(&exponential, z, top) + (top - max) / self.plan.temperature,
         })
     }
 
@@ -386,6 +397,7 @@ impl Writer<'_> {
 struct Model {
     exponential: Exponential,
     z: f64,
+    /// `-log p` of the best token of the face.
     depth: f64,
 }
 
@@ -395,7 +407,7 @@ struct Sums {
     depth: f64,
     /// The mean of `x - max` under q.
     mean: f64,
-    /// `-log p` of the best token.
+    /// `-log p` of the best token of the face.
     model: f64,
     /// The model mass of the face.
     kept: f64,

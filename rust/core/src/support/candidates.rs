@@ -248,18 +248,36 @@ impl Candidates {
         }
     }
 
+    /// Drops those that do not pass, by place, id and score: what is left need not be all from some score on.
+    fn retain(&mut self, keep: impl Fn(usize, u32, f32) -> bool) {
+        let mut kept = 0;
+        for i in 0..self.ids.len() {
+            let (id, x) = (self.ids[i], self.values[i]);
+            (self.ids[kept], self.values[kept]) = (id, x);
+            kept += usize::from(keep(i, id, x));
+        }
+        self.ids.truncate(kept);
+        self.values.truncate(kept);
+    }
+
+    /// Drops those whose place does not pass, for good.
+    pub(super) fn take(&mut self, keep: impl Fn(usize) -> bool) {
+        self.retain(|place, _, _| keep(place));
+        self.clear();
+    }
+
+    /// Drops what a cut does not keep, for good.
+    pub(crate) fn take_cut(&mut self, cut: Cut) {
+        self.retain(|_, id, x| cut.keeps(f64::from(x), id));
+        self.clear();
+    }
+
     /// Drops what a cut does not keep, if all that it keeps is here.
     pub(crate) fn keep(&mut self, cut: Cut) {
         if self.least == cut.least && cut.last == u32::MAX {
             return;
         }
-        let mut kept = 0;
-        for i in 0..self.ids.len() {
-            (self.ids[kept], self.values[kept]) = (self.ids[i], self.values[i]);
-            kept += usize::from(cut.keeps(f64::from(self.values[i]), self.ids[i]));
-        }
-        self.ids.truncate(kept);
-        self.values.truncate(kept);
+        self.retain(|_, id, x| cut.keeps(f64::from(x), id));
         self.least = cut.least;
     }
 }

@@ -1,6 +1,6 @@
 //! Chains, the ordered truncation of the engines: each rule is measured on the renormalised rest of the one before it.
 //!
-//! Every rule keeps the first so many tokens in the order, hence so does a chain, and the best token is always among them.
+//! Every rule keeps some token of those that it is measured on, so a chain is never without any.
 
 use super::apply;
 use super::rank::Ranked;

@@ -1,13 +1,15 @@
 //! Faces as cuts of the order, measured on sums over a row instead of on each token's probability.
 //!
-//! Every support keeps the first so many tokens in the order (score descending, index ascending). So each is a score and an
-//! index, and of several the one that comes first is their intersection.
+//! A support keeps the first so many tokens in the order (score descending, index ascending). So each is a score and an
+//! index, and of several the one that comes first is their intersection. Typical sets that are no such prefix come beside the cut.
 
 use super::candidates::Candidates;
 use super::min_p_offset;
 use super::nucleus::{self, NucleusScratch};
 use super::rank::kth_largest;
-use crate::arch::{self, Exponential, Level, Sweep};
+use super::top_h::{self, TopHScratch};
+use super::typical::{self, Typical, TypicalScratch};
+use crate::arch::{self, Exponential, Level, Moments, Sweep};
 use crate::math;
 use crate::plan::{Plan, Rule, Support};
 use crate::row::Row;
@@ -61,6 +63,8 @@ pub(crate) struct Measure<'a> {
     pub(crate) sweep: &'a Sweep,
     /// Of `p = term / z`.
     pub(crate) exponential: &'a Exponential,
+    /// The sums of the terms of every block, and of all.
+    pub(crate) sums: &'a [f64],
     pub(crate) z: f64,
 }
 
@@ -69,19 +73,52 @@ pub(crate) struct Measure<'a> {
 pub(crate) struct CutScratch {
     /// What is known of the tokens of the row that is measured.
     pub(crate) candidates: Candidates,
-    nucleus: NucleusScratch,
+    pub(super) nucleus: NucleusScratch,
+    pub(super) typical: TypicalScratch,
     sums: Vec<f64>,
+    raw_sums: Vec<f64>,
+    top_h: TopHScratch,
     selection: Vec<f32>,
 }
 
-/// The face of a plan, which has the best token, from a measure of p. `None` where a rule needs more than sums: the whole
-/// distribution decides then.
+/// The face of a plan, which has the best token, from a measure of p. `None` where a rule needs more than sums, or may drop the best
+/// token: the whole distribution decides then.
 pub(crate) fn intersect(plan: &Plan, tempered: &Measure<'_>, scratch: &mut CutScratch) -> Option<Cut> {
+    plan.keeps_best().then(|| intersect_prefixes(plan, tempered, scratch))?
+}
+
+/// The face of a plan with at most one typical set, and that not in a chain: a cut, and whether it is of the candidates alone.
+pub(crate) fn intersect_with_typical(
+    plan: &Plan,
+    tempered: &Measure<'_>,
+    scratch: &mut CutScratch,
+) -> Option<(Cut, bool)> {
+    let mut typical = plan.supports.iter().filter(|support| !support.rule.keeps_best());
+    let (first, others) = (typical.next(), typical.next().is_some());
+    let cut = (!others).then(|| intersect_prefixes(plan, tempered, scratch))??;
+    let Some(&Support {
+        rule: Rule::Typical(p),
+        raw,
+    }) = first
+    else {
+        return Some((cut, false));
+    };
+    let found = tempered.as_measured(raw, plan.temperature, scratch, |measure, scratch| {
+        Some(typical::measured(p, measure, scratch))
+    });
+    Some(match found? {
+        Typical::Cut(other) => (cut.and(other), false),
+        Typical::Gathered => (cut, true),
+    })
+}
+
+/// What all rules but typical sets keep.
+fn intersect_prefixes(plan: &Plan, tempered: &Measure<'_>, scratch: &mut CutScratch) -> Option<Cut> {
     scratch.candidates.clear();
     let mut cut = Cut::ALL;
     // What is dear comes last: it need not look beyond the others.
-    let dear = |support: &&Support| matches!(support.rule, Rule::TopP(_));
-    let supports = || plan.supports.iter();
+    let dear = |support: &&Support| matches!(support.rule, Rule::TopP(_) | Rule::TopH(_));
+    let supports = || plan.supports.iter().filter(|support| support.rule.keeps_best());
     let ordered = supports()
         .filter(|support| !dear(support))
         .chain(supports().filter(dear));
@@ -101,7 +138,8 @@ pub(crate) fn intersect(plan: &Plan, tempered: &Measure<'_>, scratch: &mut CutSc
 /// Whether a rule is about sums over all tokens.
 pub(crate) fn needs_mass(rule: Rule) -> bool {
     match rule {
-        Rule::TopP(p) => p < 1.0,
+        Rule::TopP(p) | Rule::Typical(p) => p < 1.0,
+        Rule::TopH(alpha) => alpha < 1.0,
         Rule::PLess | Rule::Epsilon(_) | Rule::Eta(_) | Rule::TopNSigma(_) => true,
         Rule::TopK(_) | Rule::MinP(_) => false,
     }
@@ -122,6 +160,7 @@ impl<'a> Measure<'a> {
             max,
             sweep,
             exponential,
+            sums: &sweep.sums,
             z: sweep.sums.iter().sum(),
         }
     }
@@ -137,20 +176,10 @@ impl Measure<'_> {
         rest: Cut,
         scratch: &mut CutScratch,
     ) -> Option<Cut> {
-        let found = if raw && temperature != 1.0 && needs_mass(rule) {
-            let exponential = Exponential::new(1.0, self.max)?;
-            let mut sums = std::mem::take(&mut scratch.sums);
-            arch::block_sums(self.level, self.row.scores, self.row.mask, &exponential, &mut sums);
-            let raw = Measure {
-                exponential: &exponential,
-                z: sums.iter().sum(),
-                ..*self
-            };
-            scratch.sums = sums;
-            raw.cut(rule, 1.0, within, rest, scratch)?
-        } else {
-            self.cut(rule, if raw { 1.0 } else { temperature }, within, rest, scratch)?
-        };
+        let (raw_rule, degree) = (raw && needs_mass(rule), if raw { 1.0 } else { temperature });
+        let found = self.as_measured(raw_rule, temperature, scratch, |measure, scratch| {
+            measure.cut(rule, degree, within, rest, scratch)
+        })?;
         // Rounding, and rules that ask for more than the best token has.
         Some(if found.least > self.max {
             Cut::from(self.max).until(self.best())
@@ -159,13 +188,40 @@ impl Measure<'_> {
         })
     }
 
+    /// Calls with this measure, or with that of the softmax of the scores as they are.
+    fn as_measured<R>(
+        &self,
+        raw: bool,
+        temperature: f64,
+        scratch: &mut CutScratch,
+        call: impl FnOnce(&Measure<'_>, &mut CutScratch) -> Option<R>,
+    ) -> Option<R> {
+        if !raw || temperature == 1.0 {
+            return call(self, scratch);
+        }
+        let exponential = Exponential::new(1.0, self.max)?;
+        let mut sums = std::mem::take(&mut scratch.raw_sums);
+        arch::block_sums(self.level, self.row.scores, self.row.mask, &exponential, &mut sums);
+        let raw = Measure {
+            exponential: &exponential,
+            sums: &sums,
+            z: sums.iter().sum(),
+            ..*self
+        };
+        let found = call(&raw, scratch);
+        scratch.raw_sums = sums;
+        found
+    }
+
     fn cut(&self, rule: Rule, temperature: f64, within: Cut, rest: Cut, scratch: &mut CutScratch) -> Option<Cut> {
         if rest != Cut::ALL && needs_mass(rule) {
             return self.cut_of_rest(rule, rest, scratch);
         }
         Some(match rule {
             Rule::TopK(k) => self.top_k(k.max(1), scratch)?,
-            Rule::TopP(p) if p >= 1.0 => Cut::ALL,
+            Rule::TopP(p) | Rule::Typical(p) | Rule::TopH(p) if p >= 1.0 => Cut::ALL,
+            Rule::TopH(alpha) => top_h::measured(alpha, within, self, &mut scratch.candidates, &mut scratch.top_h)?,
+            Rule::Typical(_) => return None,
             Rule::TopP(p) => nucleus::top_p(p, within, self, &mut scratch.candidates, &mut scratch.nucleus),
             Rule::MinP(rho) if rho <= 0.0 => Cut::ALL,
             // The very sum that the rule compares with.
@@ -194,7 +250,7 @@ impl Measure<'_> {
     }
 
     /// The first token with the largest score.
-    fn best(&self) -> u32 {
+    pub(super) fn best(&self) -> u32 {
         let reaches = |values: &[f32]| values.iter().any(|&x| f64::from(x) == self.max);
         let block = self.sweep.tops.chunks(arch::LANES).position(reaches).unwrap_or(0);
         let mut ids = block * arch::SUM_BLOCK..self.row.scores.len();
@@ -235,9 +291,19 @@ impl Measure<'_> {
 
     /// `-sum p log p`.
     fn entropy(&self) -> f64 {
+        -self.log_best() - self.exponential.scale() * self.mean()
+    }
+
+    /// The mean of `x - max x` under p.
+    pub(super) fn mean(&self) -> f64 {
+        let moments = self.moments(self.exponential);
+        moments.first / moments.weight
+    }
+
+    /// The moments of `x - max x` under terms.
+    pub(super) fn moments(&self, exponential: &Exponential) -> Moments {
         let (scores, mask) = (self.row.scores, self.row.mask);
-        let moments = arch::moments(self.level, scores, mask, Some(self.exponential), self.max as f32);
-        -self.log_best() - self.exponential.scale() * moments.first / moments.weight
+        arch::moments(self.level, scores, mask, Some(exponential), self.max as f32)
     }
 
     /// `x >= max x - n std(x)`: the variance around what is nearly the mean.

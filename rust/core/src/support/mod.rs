@@ -9,6 +9,8 @@ pub(crate) mod cut;
 mod cutoff;
 pub(crate) mod nucleus;
 pub(crate) mod rank;
+mod top_h;
+pub(crate) mod typical;
 mod weighed;
 
 use crate::math;
@@ -17,7 +19,8 @@ use crate::prepare::Prepared;
 pub(crate) use chain::Rest;
 use rank::Ranked;
 
-/// Sets `keep` to the face of a plan: what its supports and its chains keep. Never empty, since each keeps the best token.
+/// Sets `keep` to the face of a plan: what its supports and its chains keep. Empty only where a rule drops the best token, since
+/// each support and each chain keeps some token, and otherwise that one.
 pub(crate) fn face(plan: &Plan, prepared: &Prepared, ranked: &mut Vec<Ranked>, rest: &mut Rest, keep: &mut Vec<bool>) {
     intersect(&plan.supports, plan.temperature, prepared, ranked, keep);
     for chain in &plan.chains {
@@ -25,7 +28,7 @@ pub(crate) fn face(plan: &Plan, prepared: &Prepared, ranked: &mut Vec<Ranked>, r
     }
 }
 
-/// Sets `keep` to the intersection of the supports; never empty, since every rule keeps the best token.
+/// Sets `keep` to the intersection of the supports.
 pub(crate) fn intersect(
     supports: &[Support],
     temperature: f64,
@@ -51,6 +54,7 @@ fn apply(
     ranked: &mut Vec<Ranked>,
     keep: &mut [bool],
 ) {
+    let had_best = keep[best];
     match rule {
         Rule::TopK(k) => rank::top_k(k, x, ranked, keep),
         Rule::TopP(mass) => rank::top_p(mass, x, p, ranked, keep),
@@ -60,9 +64,11 @@ fn apply(
         Rule::PLess => cutoff::p_less(p, keep),
         Rule::Epsilon(eps) => cutoff::at_least(eps, p, keep),
         Rule::Eta(eps) => cutoff::eta(eps, p, keep),
+        Rule::Typical(mass) => typical::keep(mass, x, p, best, ranked, keep),
+        Rule::TopH(alpha) => top_h::keep(alpha, x, p, best, ranked, keep),
     }
-    // True of every rule in exact arithmetic; rounding (and rho > 1) must not break it.
-    keep[best] = true;
+    // In exact arithmetic it stays anyway; rounding (and rho > 1) must not change that. What an earlier rule dropped stays dropped.
+    keep[best] = had_best && (keep[best] || rule.keeps_best());
 }
 
 /// `T ln rho`, T = 1 if raw: how far below the best token `p >= rho max p` ends.

@@ -13,7 +13,7 @@ use super::weighed::{Threshold, Weighed, WeighedScratch, last_true, order, score
 use crate::arch::{self, Level};
 
 /// Of mass: what a rounding of the sums could do, so that k of n equal tokens have mass k/n.
-const SLACK: f64 = 6e-7;
+pub(super) const SLACK: f64 = 6e-7;
 
 /// Tokens, at least, whose mass is summed rather than sampled.
 const HEAD: usize = 64;
@@ -173,7 +173,7 @@ fn sample_rest(
 }
 
 /// The sum of squares, roughly.
-fn squares(terms: &[f32]) -> f64 {
+pub(super) fn squares(terms: &[f32]) -> f64 {
     let mut lanes = [0.0_f32; 16];
     for terms in terms.as_chunks::<16>().0 {
         for (sum, e) in lanes.iter_mut().zip(terms) {

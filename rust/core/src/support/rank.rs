@@ -14,12 +14,13 @@ pub(crate) struct Ranked {
 impl Ranked {
     /// Value descending, index ascending. Values are not NaN; 0 and -0 tie.
     pub(crate) fn order(&self, other: &Ranked) -> Ordering {
-        other
-            .value
-            .partial_cmp(&self.value)
-            .unwrap_or(Ordering::Equal)
-            .then(self.index.cmp(&other.index))
+        by_score((self.value, self.index), (other.value, other.index))
     }
+}
+
+/// The order of tokens: value descending, index ascending.
+pub(super) fn by_score(a: (f64, u32), b: (f64, u32)) -> Ordering {
+    b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
 }
 
 /// Fills `ranked` with the values.
@@ -33,11 +34,20 @@ pub(crate) fn rank(values: &[f64], ranked: &mut Vec<Ranked>) {
 /// `fits(prefix, fresh)` says whether the last item of `prefix` belongs; it must be monotone: true, then false, along
 /// the order. `prefix[..fresh]` were accepted by an earlier call, so an additive measure need only look at the rest.
 /// Each step halves the undecided part with a linear-time selection: O(n) for a measure that looks at the fresh items.
-pub(crate) fn prefix(items: &mut [Ranked], mut fits: impl FnMut(&[Ranked], usize) -> bool) -> usize {
+pub(crate) fn prefix(items: &mut [Ranked], fits: impl FnMut(&[Ranked], usize) -> bool) -> usize {
+    prefix_by(items, Ranked::order, fits)
+}
+
+/// The same in another order.
+pub(super) fn prefix_by(
+    items: &mut [Ranked],
+    order: impl Fn(&Ranked, &Ranked) -> Ordering,
+    mut fits: impl FnMut(&[Ranked], usize) -> bool,
+) -> usize {
     let (mut low, mut high) = (0, items.len());
     while low < high {
         let middle = low + (high - low) / 2;
-        items[low..high].select_nth_unstable_by(middle - low, Ranked::order);
+        items[low..high].select_nth_unstable_by(middle - low, &order);
         if fits(&items[..=middle], low) {
             low = middle + 1;
         } else {
@@ -92,16 +102,26 @@ pub(super) fn top_k(k: usize, x: &[f64], ranked: &mut Vec<Ranked>, keep: &mut [b
 /// Masses are integers, `round(p 2^62)`, so that their sums do not depend on the order in which they are formed. `mass`
 /// is taken down by a few rounding errors of p, so that k of n equal tokens have mass `k / n`.
 pub(super) fn top_p(mass: f64, x: &[f64], p: &[f64], ranked: &mut Vec<Ranked>, keep: &mut [bool]) {
-    if mass >= 1.0 {
-        return;
+    if mass < 1.0 {
+        rank(x, ranked);
+        keep_mass(mass, p, ranked, Ranked::order, keep);
     }
+}
+
+/// Drops all but the smallest prefix of an order with mass at least `mass` (see [`top_p`]).
+pub(super) fn keep_mass(
+    mass: f64,
+    p: &[f64],
+    ranked: &mut [Ranked],
+    order: impl Fn(&Ranked, &Ranked) -> Ordering,
+    keep: &mut [bool],
+) {
     const ONE: f64 = (1_u64 << 62) as f64;
     let weigh = |index: usize| (p[index] * ONE).round() as u64;
     let total: u64 = (0..p.len()).map(weigh).sum();
     let target = (mass * (1.0 - 4.0 * f64::EPSILON) * total as f64).ceil() as u64;
-    rank(x, ranked);
     let mut taken = 0_u64;
-    let count = prefix(ranked, |items, fresh| {
+    let count = prefix_by(ranked, order, |items, fresh| {
         let [fresh @ .., last] = &items[fresh..] else {
             return false;
         };

@@ -22,6 +22,8 @@ pub fn plan(objective: Objective) -> Plan {
         supports: vec![],
         chains: vec![],
         allowed: None,
+        cap: 1.0,
+        target: None,
     }
 }
 
@@ -279,6 +281,32 @@ pub fn widened(scores: Scores<'_>) -> Vec<f64> {
         Scores::F16(x) => x.iter().map(|&x| x.into()).collect(),
         Scores::Bf16(x) => x.iter().map(|&x| x.into()).collect(),
     }
+}
+
+/// Whether the prefix that ends with a token has, but for 2e-6 of it, the entropy that a TopH of the plan allows: one that is this near
+/// to a threshold may be on either side of it.
+pub fn is_at_top_h(plan: &Plan, row: &Row<'_>, id: u32) -> bool {
+    let x = widened(row.scores);
+    let allowed = |&id: &usize| x[id].is_finite() && row.mask.is_none_or(|mask| mask.allows(id));
+    let mut order: Vec<usize> = (0..x.len()).filter(allowed).collect();
+    order.sort_by(|&a, &b| x[b].total_cmp(&x[a]));
+    plan.supports.iter().any(|support| {
+        let Rule::TopH(alpha) = support.rule else {
+            return false;
+        };
+        let temperature = if support.raw { 1.0 } else { plan.temperature };
+        let distance = |id: usize| (x[order[0]] - x[id]) / temperature;
+        let (mut mass, mut bits) = (0.0, 0.0);
+        let entropies: Vec<f64> = (order.iter().map(|&id| (distance(id), (-distance(id)).exp())))
+            .map(|(distance, term)| {
+                (mass, bits) = (mass + term, bits + if term > 0.0 { term * distance } else { 0.0 });
+                mass.ln() + bits / mass
+            })
+            .collect();
+        let place = order.iter().position(|&other| other == id as usize);
+        let most = alpha * entropies[order.len() - 1];
+        place.is_some_and(|place| (entropies[place] - most).abs() <= 2e-6 * most)
+    })
 }
 
 /// Calls `check` with the scores in every width below f64, with and without a mask.
