@@ -96,7 +96,7 @@ class Decoder(Spec):
         Parameters
         ----------
         logits : array_like, shape (V,) or (..., V)
-            NumPy float16/32/64, `ml_dtypes.bfloat16`, or CPU torch f16/bf16/f32/f64; any strides (a strided last axis
+            NumPy float16/32/64, `ml_dtypes.bfloat16`, or torch f16/bf16/f32/f64; any strides (a strided last axis
             is copied once); never written to.
         mask : array_like, optional
             bool (..., V), or a packed int32/uint32 bitmask (..., ceil(V / 32)), least significant bit first,
@@ -109,8 +109,9 @@ class Decoder(Spec):
             Weights of the coverage term, in place of the decoder's.
         threads : int, optional
             Threads for this call.
-        backend : {"auto", "rust", "reference"}
-            Where to compute.
+        backend : {"auto", "rust", "reference", "torch"}
+            Where to compute. ``"auto"`` is the Rust core for what is in CPU memory, and torch for tensors on other
+            devices and for those that require gradients, which `Solution.probs` and `Solution.log_probs` then carry.
         on_failure : {"raise", "mark"}
             ``"raise"`` raises if any row has no solution; ``"mark"`` gives such rows NaN and a status.
         out : array or CPU tensor, shape of logits, optional

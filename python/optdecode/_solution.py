@@ -195,7 +195,7 @@ class Draw:
     log_probs : float array, shape (..., n)
         Log q of the tokens in nats; float32, or float64 for float64 logits; NaN on such rows.
     status : Status, or int64 array of shape (...)
-        What became of each row.
+        What became of each row; of a single row on another device than the CPU its code, a tensor of shape ().
     backend : str
         Which backend ran.
     model_log_probs : float array, shape (..., n), optional
