@@ -49,13 +49,6 @@ def log_softmax(values: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
     return log_q, log_total + top.to(WIDE)
 
 
-def log1mexp(u: Tensor) -> Tensor:
-    """Return log(1 - e^u) for u <= 0, accurate at both ends; at 0 a finite number far below any sum."""
-    near = torch.log(-torch.expm1(u.clamp(min=-1.0)))
-    far = torch.log1p(-torch.exp(u.clamp(max=-0.5)))
-    return torch.where(u > -0.6931471805599453, near, far).clamp(min=floor_of(u.dtype))
-
-
 def first_true(flags: Tensor) -> Tensor:
     """Return the index of the first true flag of each row, V where there is none; int64 (B, 1)."""
     size = flags.shape[-1]
