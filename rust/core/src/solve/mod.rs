@@ -2,6 +2,7 @@
 
 mod argmax;
 mod ascent;
+mod band;
 mod cover;
 mod coverage;
 mod covered;
