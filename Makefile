@@ -110,7 +110,7 @@ docs: $(STAMPS)/build $(STAMPS)/docs ## build the documentation into docs/_build
 	@echo 'docs/_build/html/index.html'
 
 clean: ## remove what was built (not .venv)
-	rm -rf target dist docs/_build docs/generated python/optdecode/_core*.so $(STAMPS)/build
+	rm -rf target dist docs/_build docs/_figures docs/generated python/optdecode/_core*.so $(STAMPS)/build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help: ## print this

@@ -1,4 +1,6 @@
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 project = "optdecode"
 author = "the optdecode authors"
@@ -22,3 +24,11 @@ autodoc_typehints = "none"  # numpydoc's Parameters give the types
 autodoc_member_order = "bysource"
 numpydoc_class_members_toctree = False
 numpydoc_show_inherited_class_members = False
+
+
+def setup(app):
+    """Draw the pictures anew before pages are read."""
+    sys.path.insert(0, str(app.srcdir))
+    from make_figures import make_figures
+
+    app.connect("builder-inited", lambda app: make_figures(Path(app.srcdir) / "seeing.md"))

@@ -22,11 +22,23 @@ KINDS = (
     "coverage_dual",
     "coverage_waterfill",
     "mirror",
+    "separable_dual",
+    "greedy_fill",
+    "adaptive_k",
 )
+TERMS = {
+    "separable_dual": [
+        ("kl", 0.5, 1.0, "model"),
+        ("divergence", 0.3, 2.0, "model"),
+        ("log_coverage", 0.1, 1.0, "none"),
+    ],
+    "adaptive_k": [("entropy", 0.5, 1.0, "none")],
+}
 
 
-def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
-    anchored = kind in ("anchored_softmax", "coverage_dual", "mirror")
+def plan_settings(kind: str = "softmax", **changes: Any) -> dict[str, Any]:
+    """Every keyword of a plan."""
+    anchored = kind in ("anchored_softmax", "coverage_dual", "mirror", "separable_dual")
     settings: dict[str, Any] = {
         "temperature": 1.0,
         "score_weight": 1.0,
@@ -41,11 +53,20 @@ def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
         "anchor": "model" if anchored else "none",
         "steps": 5,
         "eta": None,
+        "tolerance": None,
+        "terms": TERMS.get(kind, []),
+        "price": 0.05,
+        "cap": 0.4 if kind in ("separable_dual", "greedy_fill") else 1.0,
+        "target": None,
         "supports": [("top_k", 3, False)] if kind == "face_softmax" else [],
         "chains": [],
         "allowed": None,
     }
-    return _core.Plan(kind, **(settings | changes))
+    return settings | changes
+
+
+def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
+    return _core.Plan(kind, **plan_settings(kind, **changes))
 
 
 SOFTMAX = make_plan(lam=1.0)
@@ -67,6 +88,7 @@ def sample(
     coupling: str = "iid",
     **given: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, log-probabilities and status."""
     tag = dtype or {"float64": "f64", "float32": "f32"}[logits.dtype.name]
     optional = [given.pop(name, None) for name in ("mask", "anchor", "weights", "budget")]
     rows = len(logits)
@@ -74,7 +96,7 @@ def sample(
     positions = given.pop("positions", np.zeros(rows, dtype=np.uint64))
     threads = given.pop("threads", 1)
     assert not given
-    return _core.sample(plans, logits, tag, *optional, seeds, positions, n, coupling, threads)
+    return _core.sample(plans, logits, tag, *optional, seeds, positions, n, coupling, threads)[:3]
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Plan",
     "build_info",
+    "first_codes",
     "forget_pools",
     "log_probs_in_place",
     "model_log_probs",
@@ -20,6 +21,7 @@ __all__ = [
     "philox4x32_10",
     "row_seeds",
     "sample",
+    "sample_codes",
     "sample_plain",
     "set_num_threads",
     "solve",
@@ -61,6 +63,11 @@ class Plan:
         anchor: str,
         steps: int,
         eta: float | None,
+        tolerance: float | None,
+        terms: list[tuple[str, float, float, str]],
+        price: float,
+        cap: float,
+        target: tuple[str, float] | None,
         supports: list[tuple[str, float, bool]],
         chains: list[list[tuple[str, float, bool]]],
         allowed: NDArray[np.uint32] | None,
@@ -112,10 +119,14 @@ def solve(
     NDArray[np.float64],
     NDArray[np.float64],
     NDArray[np.float64],
+    NDArray[np.float64],
     NDArray[np.uint32],
     NDArray[np.uint8],
 ]:
-    """Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, iterations, status)."""
+    """Solve every row.
+
+    (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, multiplier, iterations, status).
+    """
 
 def sample(
     plans: list[Plan],
@@ -130,8 +141,34 @@ def sample(
     n: int,
     coupling: str,
     threads: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]:
-    """Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64] | None]:
+    """Draw n tokens from every row: (tokens, log_probs, status, log_inclusion).
+
+    Plans are one for all rows, or one a row. Couplings are "iid", "systematic" and "gumbel_topk", which alone has
+    log_inclusion (B, n).
+    """
+
+def sample_codes(
+    plans: list[Plan],
+    logits: _Logits,
+    dtype: str,
+    mask: _Mask | None,
+    anchor: NDArray[np.float64] | None,
+    weights: NDArray[np.float64] | None,
+    budget: NDArray[np.uint32] | None,
+    seed: int,
+    sequences: NDArray[np.uint32],
+    codes: NDArray[np.uint64],
+    steps: NDArray[np.uint64],
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Draw one token from every row by the code of its sequence: (tokens, log_probs, status, codes, steps), all (B,).
+
+    Codes and steps are what the given ones become; a row without a distribution leaves its own.
+    """
+
+def first_codes(seed: int, n: int) -> NDArray[np.uint64]:
+    """The codes that n sequences start with: the uniforms of n systematic draws at position 0."""
 
 def sample_plain(
     plans: Plan | list[Plan],
@@ -149,8 +186,8 @@ def sample_plain(
     """Draw as `sample` does, from arguments as callers have them; None if one is not plain, or wrong.
 
     Plain are logits (V,) or (B, V), contiguous float16, float32 or float64; seed and position as an int, a list of int,
-    or a contiguous uint64 or int64 array (B,); n as an int; threads as an int or None; one plan, or a list with one for
-    each row of (B, V). An int seed stands for `row_seeds`.
+    or a contiguous uint64 or int64 array (B,); n as an int; coupling "iid" or "systematic"; threads as an int or None;
+    one plan, or a list with one for each row of (B, V). An int seed stands for `row_seeds`.
 
     Returns (tokens, log_probs, status, solved): (n,), (n,) and an int of (V,), else (B, n), (B, n) and (B,); log_probs
     are float64 of float64 logits and else float32; solved says whether every row has a distribution.

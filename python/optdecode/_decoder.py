@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from optdecode import backends
+from optdecode._codes import ArithmeticCodes, draw_codes
 from optdecode._explain import describe
 from optdecode._inputs import (
     Rows,
@@ -21,21 +23,23 @@ from optdecode._inputs import (
     read_rows,
     read_seeds,
 )
-from optdecode._plan import Plan, PlanKind, lower
+from optdecode._lowering import lower
+from optdecode._plan import Plan, PlanKind
 from optdecode._problem import MirrorAscent, Problem
 from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, with_model
 from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
+from optdecode.constraints import Cap, Constraint
 from optdecode.errors import ProblemError
-from optdecode.regularizers import KL, Coverage, combine
+from optdecode.regularizers import KL, AlphaDivergence, Coverage, LogCoverage, NegEntropy, Regularizer, Tsallis, combine
 from optdecode.supports import Support, intersect
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ON_FAILURE = ("raise", "mark")
-_COUPLINGS = ("iid", "systematic")
+_COUPLINGS = ("iid", "systematic", "gumbel_topk")
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,13 +138,13 @@ class Decoder(Spec):
         rows = rows.owned()  # the certificate and later draws need the logits of now, whatever the caller writes next
         name, solved = backends.solve(self.plan, rows, backend, thread_count(threads))
 
-        def draw(seed: Any, position: Any, n: int, coupling: str, model: bool, best: int) -> Draw:
+        def draw(seed: Any, position: Any, n: int, coupling: Any, model: bool, best: int) -> Draw:
             wanted = ModelWanted(model, best)
-            return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, "mark", wanted)
+            return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, "mark", wanted, solved)
 
         solution = Solution(self.plan, rows, solved, name, draw)
         if on_failure == "raise":
-            raise_on_failure(solved.status, solution)
+            raise_on_failure(solved.status, solution, solved.failures)
         if written is not None:
             written[...] = solved.log_probs.reshape(written.shape)
         return solution
@@ -151,7 +155,7 @@ class Decoder(Spec):
         seed: Any = None,
         position: Any = 0,
         n: int = 1,
-        coupling: str = "iid",
+        coupling: str | ArithmeticCodes = "iid",
         mask: Any = None,
         anchor: Any = None,
         budget: Any = None,
@@ -177,9 +181,12 @@ class Decoder(Spec):
             Position of the token in its sequence; each (seed, position) has its own random numbers.
         n : int
             Draws a row.
-        coupling : {"iid", "systematic"}
-            ``"systematic"``: draw i uses ``frac(u + i / n)``; each draw alone has law q, and token v appears with
-            probability min(1, n q_v).
+        coupling : {"iid", "systematic", "gumbel_topk"} or ArithmeticCodes
+            How the draws of a row hang together. ``"systematic"``: draw i uses ``frac(u + i / n)``; each draw alone has
+            law q, and token v appears with probability min(1, n q_v). ``"gumbel_topk"``: n distinct tokens, drawn
+            without replacement, in descending order of log q perturbed by Gumbel noise (arXiv:1903.06059), with
+            ``log_inclusion``; draw 0 is that of ``"iid"``. `ArithmeticCodes`: each row is a sequence of one prompt, and
+            draws one token.
         model_log_probs : bool
             Also return log p of the tokens, p the model distribution.
         top_log_probs : int
@@ -193,7 +200,23 @@ class Decoder(Spec):
         Raises
         ------
         ShapeError, DTypeError, ProblemError, ConvergenceError
-            As in `__call__`.
+            As in `__call__`; and a row has fewer than n tokens with probability (in float64) to draw without
+            replacement. Marked, such a row has status `Status.TOO_FEW_TOKENS`, its tokens, and −1 and NaN in the places
+            that are left.
+
+        Notes
+        -----
+        Coupled draws depend on one another: estimators over independent samples, such as pass@k and the share of a
+        majority vote for k < n, are biased within one coupled group. A group is one replicate; draw several.
+
+        Examples
+        --------
+        >>> import numpy as np, optdecode as od
+        >>> draw = od.softmax().sample(np.array([0.0, 1.0, 2.0, 3.0]), seed=5, n=3, coupling="gumbel_topk")
+        >>> draw.tokens
+        array([1, 3, 2])
+        >>> np.exp(draw.log_inclusion).round(2)
+        array([0.93, 1.  , 1.  ])
         """
         if mask is anchor is budget is weights is None and not model_log_probs and not top_log_probs:
             draw = draw_plain(self.plan, logits, seed, position, n, coupling, backend, threads, on_failure)
@@ -232,55 +255,101 @@ class Decoder(Spec):
         print(describe(self.problem, self.plan), file=file if file is not None else sys.stdout)
 
     def twin(self) -> Decoder:
-        """Return the same decoder without coverage (beta = 0): what is left is re-tempering of the anchor.
+        """Return the same decoder without coverage terms (beta = 0): of Best-of-K, the re-tempering of the anchor.
 
         Returns
         -------
         Decoder
-            The comparison that isolates the coverage term.
+            The comparison that isolates the coverage term: same scores, anchor, lam and solver. Mirror ascent takes
+            as many steps of the same size (``eta="auto"`` those of its own 1 / L = 1 / lam, of which one is enough).
+
+        Examples
+        --------
+        >>> import optdecode as od
+        >>> od.best_of_k(8, lam=0.2, solver=od.MirrorAscent(steps=5, eta=1.0)).twin()
+        Decoder(problem=Problem(regularizer=0.2 * KL()), solver=MirrorAscent())
         """
         terms = () if self.problem.regularizer is None else self.problem.regularizer.terms()
-        rest = tuple((a, term) for a, term in terms if not isinstance(term, Coverage))
-        if self.solver is not None and not rest:
-            raise ProblemError(
-                "twin: mirror ascent at lam=0 has no exact twin; it is softmax with weight steps * eta on s"
-            )
+        rest = tuple((a, term) for a, term in terms if not isinstance(term, (Coverage, LogCoverage)))
         return replace(self, problem=replace(self.problem, regularizer=combine(rest) if rest else None))
 
     def effective_temperature(self) -> float:
-        """Return the temperature at which plain softmax equals this decoder's twin.
+        r"""Return the temperature at which plain softmax equals this decoder's twin.
 
         Returns
         -------
         float
             In units of the logits; 0 where the twin is greedy.
 
+        Notes
+        -----
+        The twin is :math:`q \propto p \, e^{a w_s s}` with :math:`a = 1 / \lambda` at the optimum and
+        :math:`a_J = (1 - (1 - \eta\lambda)^J) / \lambda` after J steps of mirror ascent (:math:`\eta J` at
+        :math:`\lambda = 0`), so with :math:`p = \mathrm{softmax}(x / T)` the temperature is
+        :math:`1 / (1/T + a w_s)` for scores x and :math:`T / (1 + a w_s)` for scores x / T. With a tolerance it is the
+        one after all steps; a row that stops before is within the tolerance of it.
+
         Raises
         ------
         ProblemError
-            The twin is no softmax of the logits (given anchor, sparse regularizer).
+            The twin is no softmax of the logits (given anchor, sparse regularizer, cap, target, price a token), or it
+            is uniform; the message names what makes it none.
+
+        Examples
+        --------
+        >>> import optdecode as od
+        >>> round(od.best_of_k(lam=0.1, temperature=0.9).effective_temperature(), 6)  # 0.9 / 11
+        0.081818
+        >>> od.Decoder(od.Problem(0.5 * od.KL() + 0.5 * od.NegEntropy(), temperature=0.9)).effective_temperature()
+        0.6
         """
         twin = self.twin()
-        plan = twin.plan
+        plan, terms = twin.plan, () if twin.problem.regularizer is None else twin.problem.regularizer.terms()
         if plan.kind is PlanKind.ARGMAX:
             return 0.0
-        kl = twin.problem.regularizer is not None and isinstance(twin.problem.regularizer.terms()[0][1], KL)
-        softmax_like = plan.kind in (
-            PlanKind.SOFTMAX,
-            PlanKind.FACE_SOFTMAX,
-            PlanKind.ANCHORED_SOFTMAX,
-            PlanKind.MIRROR,
-        )
-        if plan.anchor == "given" or not softmax_like:
-            raise ProblemError(f"effective_temperature: {twin!r} is no softmax of the logits")
-        factor = 1.0 / plan.lam
-        if plan.kind is PlanKind.MIRROR and plan.eta is not None:
-            factor = (1.0 - (1.0 - plan.eta * plan.lam) ** plan.steps) / plan.lam
+        supports = () if twin.problem.support is None else twin.problem.support.members()
+        constraints = [member for member in supports if isinstance(member, Constraint) and member != Cap(1.0)]
+        strangers = [term for _, term in terms if not (_is_entropy(term) or _is_model_kl(term))]
+        strength = sum(coefficient for coefficient, _ in terms)
+        if constraints or strangers or (strength <= 0.0 and plan.kind is not PlanKind.MIRROR):
+            culprit = [*constraints, *strangers, twin][0]
+            raise ProblemError(f"effective_temperature: with {culprit!r} the twin is no softmax of the logits")
+        if plan.kind is PlanKind.MIRROR:
+            factor, anchored = _factor_of_ascent(plan), 1.0
+        else:
+            # q ~ exp((w_s s + kl log p) / strength), and log p = x / T + const.
+            factor = 1.0 / strength
+            anchored = sum(coefficient for coefficient, term in terms if _is_model_kl(term)) / strength
         score = plan.score_weight * factor * (1.0 if plan.raw_scores else 1.0 / plan.temperature)
-        inverse = score + (1.0 / plan.temperature if kl else 0.0)
+        inverse = score + anchored / plan.temperature
         if inverse == 0.0:
             raise ProblemError("effective_temperature: the twin is the uniform distribution (infinite temperature)")
         return 1.0 / inverse
+
+
+def _is_entropy(term: Regularizer) -> bool:
+    return term in (NegEntropy(), Tsallis(1.0))
+
+
+def _is_model_kl(term: Regularizer) -> bool:
+    return term in (KL(), AlphaDivergence(1.0))
+
+
+def _factor_of_ascent(plan: Plan) -> float:
+    """Return a of the distribution q = p exp(a s) that mirror ascent without coverage makes of p."""
+    if plan.lam == 0.0:  # eta None: 1 where L = 0
+        return plan.steps * (1.0 if plan.eta is None else plan.eta)
+    # (1 - (1 - eta lam)^J) / lam without the cancellation of a small eta lam; "auto" is there after one step.
+    moved = 1.0 if plan.eta is None else plan.eta * plan.lam
+    if moved < 1.0:
+        return -math.expm1(plan.steps * math.log1p(-moved)) / plan.lam
+    try:
+        return (1.0 - (1.0 - moved) ** plan.steps) / plan.lam
+    except OverflowError:
+        raise ProblemError(
+            f"effective_temperature: {plan.steps} mirror steps of eta={plan.eta:g} diverge at lam={plan.lam:g}; "
+            "take eta < 2 / lam"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -316,7 +385,7 @@ def draw_plain(
     seed: Any,
     position: Any,
     n: int,
-    coupling: str,
+    coupling: str | ArithmeticCodes,
     backend: str,
     threads: int | None,
     on_failure: str,
@@ -354,22 +423,46 @@ def draw_rows(
     seed: Any,
     position: Any,
     n: int,
-    coupling: str,
+    coupling: str | ArithmeticCodes,
     backend: str,
     threads: int | None,
     on_failure: str,
     model: ModelWanted | None = None,
+    solved: backends.Solved | None = None,
 ) -> Draw:
-    """Draw n tokens from every row; one plan for all rows or one a row."""
+    """Draw n tokens from every row; one plan for all rows, solved before or not, or one a row."""
     one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
-    one_of("sample", "coupling", coupling, _COUPLINGS)
-    n = positive_int("sample", "n", n)
-    seeds = read_seeds(seed, rows.shape, row_seeds)
-    positions = read_positions(position, rows.shape)
-    name, drawn = backends.sample(plans, rows, seeds, positions, n, coupling, backend, thread_count(threads))
+    after = None
+    if isinstance(coupling, ArithmeticCodes):
+        _refuse_beside_codes(seed=(seed, None), position=(position, 0), n=(n, 1))
+        name, drawn, after = draw_codes(coupling, plans, rows, backend, thread_count(threads))
+    else:
+        if not isinstance(coupling, str) or coupling not in _COUPLINGS:
+            allowed = ", ".join(map(repr, _COUPLINGS))
+            raise ProblemError(f"sample: coupling must be one of {allowed}, or an ArithmeticCodes; got {coupling!r}")
+        n = positive_int("sample", "n", n)
+        seeds = read_seeds(seed, rows.shape, row_seeds)
+        positions = read_positions(position, rows.shape)
+        arguments = (seeds, positions, n, coupling, backend, thread_count(threads))
+        if solved is None:
+            name, drawn = backends.sample(plans, rows, *arguments)
+        else:
+            name, drawn = backends.draw_from(plans[0], rows, solved, *arguments)
     draw = make_draw(rows, drawn, name)
     if model is not None:
         draw = model.added_to(draw, drawn.tokens, plans, rows, backend, thread_count(threads))
     if on_failure == "raise":
-        raise_on_failure(drawn.status, draw)
+        raise_on_failure(drawn.status, draw, drawn.failures)
+    if after is not None:
+        after()
     return draw
+
+
+def _refuse_beside_codes(**given: tuple[Any, Any]) -> None:
+    """Raise if an argument that the codes bring themselves has another value than its default."""
+    for name, (value, default) in given.items():
+        if type(value) is not type(default) or value != default:
+            raise ProblemError(
+                f"sample: {name}= cannot be given beside ArithmeticCodes, which have a seed, a position and one draw "
+                f"for each of their sequences; got {name}={value!r}"
+            )

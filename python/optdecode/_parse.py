@@ -17,7 +17,7 @@ _PRESETS: dict[str, Callable[..., Decoder]] = {
     function.__name__: function
     for function in (
         presets.greedy, presets.softmax, presets.top_k, presets.top_p, presets.min_p, presets.sparsemax,
-        presets.entmax, presets.best_of_k,
+        presets.entmax, presets.best_of_k, presets.paper_best_of_k,
     )
 }  # fmt: skip
 _MAX_LENGTH = 1 << 20

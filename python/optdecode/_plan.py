@@ -1,21 +1,18 @@
-"""From a problem to a plan: the closed set of ways in which distributions are computed.
+"""Plans: the closed set of ways in which distributions are computed, and what backends need to know of a problem.
 
-`lower` is a pure function. A new plan is a member of `PlanKind`, a row in `_LOWERINGS` and a solver in each backend;
-tests are parametrised over `PlanKind`, so a plan without a solver fails them.
+`optdecode._lowering` makes them. A new plan is a member of `PlanKind`, a lowering and a solver in each backend; tests
+are parametrised over `PlanKind`, so a plan without a solver fails them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from optdecode._problem import MirrorAscent, Problem
-from optdecode.errors import ProblemError
-from optdecode.regularizers import KL, Coverage, NegEntropy, Quadratic, Regularizer, Tsallis, Weights
-from optdecode.supports import Rule, Support, allowed_ids, at_zero_temperature, may_drop_best
+from optdecode.regularizers import Terms, Weights
+from optdecode.supports import Rule, Support
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +30,10 @@ class PlanKind(Enum):
     COVERAGE_DUAL = "coverage_dual"
     COVERAGE_WATERFILL = "coverage_waterfill"
     MIRROR = "mirror"
+    SEPARABLE_DUAL = "separable_dual"
+    GREEDY_FILL = "greedy_fill"
+    ADAPTIVE_K = "adaptive_k"
+    USER = "user"
 
     @property
     def method(self) -> str:
@@ -42,7 +43,7 @@ class PlanKind(Enum):
     @property
     def is_exact(self) -> bool:
         """Whether the result is the optimum to float precision."""
-        return self is not PlanKind.MIRROR
+        return self not in (PlanKind.MIRROR, PlanKind.USER)
 
 
 _METHODS = {
@@ -54,8 +55,33 @@ _METHODS = {
     PlanKind.THRESHOLD_TSALLIS: "entmax threshold: finite search for alpha 1.5 and 2, safeguarded Newton otherwise",
     PlanKind.COVERAGE_DUAL: "exact scalar dual: Newton on the normaliser, one monotone root a token",
     PlanKind.COVERAGE_WATERFILL: "exact waterfilling (lam = 0): one monotone root, sparse",
-    PlanKind.MIRROR: "mirror ascent, a fixed number of steps",
+    PlanKind.MIRROR: "mirror ascent from the anchor (Algorithm 1 of arXiv:2602.18292)",
+    PlanKind.SEPARABLE_DUAL: "exact scalar dual: one safeguarded root for the normaliser, one a token",
+    PlanKind.GREEDY_FILL: "the best tokens in order, each filled up to the cap",
+    PlanKind.ADAPTIVE_K: "the exact optimum on the k best tokens, k by a search over a concave value",
+    PlanKind.USER: "code of your own: mirror ascent until the gap is closed, or a scalar dual where it separates",
 }
+
+
+class Term(NamedTuple):
+    """One term of a regularizer that is a sum, ``coefficient * term``.
+
+    Attributes
+    ----------
+    kind : str
+        ``"entropy"``, ``"quadratic"``, ``"tsallis"``, ``"kl"``, ``"divergence"``, ``"coverage"`` or ``"log_coverage"``.
+    coefficient : float
+        Positive for the last two although they are subtracted: ``- coefficient * sum w (...)``.
+    alpha : float
+        Of ``"tsallis"`` and ``"divergence"``; 1 elsewhere.
+    anchor : str
+        Of ``"kl"`` and ``"divergence"``: ``"model"`` or ``"given"``; ``"none"`` elsewhere.
+    """
+
+    kind: str
+    coefficient: float
+    alpha: float = 1.0
+    anchor: str = "none"
 
 
 @dataclass(frozen=True)
@@ -76,8 +102,23 @@ class Plan:
         The coverage term; ``weights`` is ``"model"``, ``"uniform"``, ``"rank"``, ``"support"`` or ``"array"``.
     anchor : str
         ``"none"``, ``"model"`` or ``"given"``.
-    steps, eta
-        Mirror ascent; eta None is 1 / L.
+    steps, eta, tolerance
+        Mirror ascent; eta None is 1 / L; tolerance, in lam, None for exactly `steps` steps.
+    terms : tuple of Term
+        The regularizer of ``SEPARABLE_DUAL``, whose numbers are not in the fields above, except for the budget and the
+        weights of a coverage term; the one term of ``ADAPTIVE_K``.
+    price : float
+        ``ADAPTIVE_K``: what a token costs.
+    cap : float
+        Largest probability of a token; 1 is no constraint.
+    target : tuple of (str, float), optional
+        ``("entropy", h)`` or ``("divergence", eps)``: the smallest multiplier of the whole regularizer with H(q) >= h,
+        or KL(q || r) <= eps, is found row by row.
+    user : tuple of (float, Regularizer)
+        ``USER``: the whole regularizer, built-in terms included. Backends are not given such a plan:
+        `optdecode.backends.user` solves it.
+    keeps : tuple of Support
+        ``USER``: the supports that are code of the caller's own.
     supports : tuple of Rule
         (rule, parameter, measured on raw logits).
     chains : tuple of tuple of Rule
@@ -100,6 +141,13 @@ class Plan:
     anchor: str = "none"
     steps: int = 0
     eta: float | None = None
+    tolerance: float | None = None
+    terms: tuple[Term, ...] = ()
+    price: float = 0.0
+    cap: float = 1.0
+    target: tuple[str, float] | None = None
+    user: Terms = ()
+    keeps: tuple[Support, ...] = ()
     supports: tuple[Rule, ...] = ()
     chains: tuple[tuple[Rule, ...], ...] = ()
     allowed: tuple[int, ...] | None = None
@@ -120,177 +168,15 @@ class Plan:
     @property
     def selects(self) -> bool:
         """Whether the scores choose a face."""
-        return bool(self.supports or self.chains)
+        return bool(self.supports or self.chains or self.keeps)
+
+    @property
+    def takes_anchor(self) -> bool:
+        """Whether ``anchor=`` means anything to this plan."""
+        return self.anchor == "given" or self.kind is PlanKind.USER
 
     @property
     def has_coverage(self) -> bool:
         """Whether budget and weights mean anything to this plan."""
-        return self.kind in (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.MIRROR)
-
-
-def lower(problem: Problem, solver: MirrorAscent | None = None) -> Plan:
-    """Return the plan that solves a problem.
-
-    Parameters
-    ----------
-    problem : Problem
-        What to solve.
-    solver : MirrorAscent, optional
-        None is the exact solver of the plan; mirror ascent runs only where a coverage objective allows it.
-
-    Returns
-    -------
-    Plan
-        Equal problems give equal plans.
-
-    Raises
-    ------
-    ProblemError
-        The problem is not concave, or no plan solves it.
-    """
-    terms = {} if problem.regularizer is None else {type(term): (a, term) for a, term in problem.regularizer.terms()}
-    build = _LOWERINGS.get(frozenset(terms))
-    if build is None or (problem.regularizer is not None and len(terms) < len(problem.regularizer.terms())):
-        raise ProblemError(_no_plan(problem.regularizer))
-    rules, chains = _faces(problem.support)
-    base = Plan(
-        PlanKind.ARGMAX,
-        temperature=problem.temperature,
-        score_weight=problem.score_weight,
-        raw_scores=problem.scores == "raw",
-        supports=rules,
-        chains=chains,
-        allowed=allowed_ids(problem.support),
-    )
-    plan = build(base, terms)
-    if solver is not None:
-        plan = _by_mirror(plan, solver)
-    if plan.kind is PlanKind.ARGMAX or plan.temperature == 0.0:
-        plan = _to_argmax(plan)
-    if plan.kind is PlanKind.SOFTMAX and plan.selects:
-        plan = replace(plan, kind=PlanKind.FACE_SOFTMAX)
-    return plan
-
-
-def _faces(support: Support | None) -> tuple[tuple[Rule, ...], tuple[tuple[Rule, ...], ...]]:
-    """Return the rules and the chains of a support, each once and in canonical order."""
-    if support is None:
-        return (), ()
-    return tuple(sorted(set(support.rules()))), tuple(sorted(set(support.chains())))
-
-
-TermMap = dict[type[Regularizer], tuple[float, Any]]
-
-
-def _positive(coefficient: float, term: Regularizer) -> float:
-    if coefficient < 0:
-        raise ProblemError(f"{coefficient:g} * {term!r} is concave; a regularizer needs a coefficient > 0")
-    return coefficient
-
-
-def _lower_none(base: Plan, terms: TermMap) -> Plan:
-    return base
-
-
-def _lower_entropy(base: Plan, terms: TermMap) -> Plan:
-    return replace(base, kind=PlanKind.SOFTMAX, lam=_positive(*terms[NegEntropy]))
-
-
-def _lower_quadratic(base: Plan, terms: TermMap) -> Plan:
-    return replace(base, kind=PlanKind.THRESHOLD_QUADRATIC, lam=_positive(*terms[Quadratic]))
-
-
-def _lower_tsallis(base: Plan, terms: TermMap) -> Plan:
-    lam, term = _positive(*terms[Tsallis]), terms[Tsallis][1]
-    if term.alpha == 1.0:
-        return replace(base, kind=PlanKind.SOFTMAX, lam=lam)
-    return replace(base, kind=PlanKind.THRESHOLD_TSALLIS, lam=lam, alpha=term.alpha)
-
-
-def _lower_kl(base: Plan, terms: TermMap) -> Plan:
-    lam, term = _positive(*terms[KL]), terms[KL][1]
-    return replace(base, kind=PlanKind.ANCHORED_SOFTMAX, lam=lam, anchor=term.anchor)
-
-
-def _lower_coverage(base: Plan, terms: TermMap) -> Plan:
-    coefficient, term = terms[Coverage]
-    if coefficient > 0:
-        raise ProblemError(f"coverage is concave, so it is subtracted: write - {coefficient:g} * {term!r}")
-    if KL in terms:
-        base = replace(_lower_kl(base, terms), kind=PlanKind.COVERAGE_DUAL)
-    else:
-        base = replace(base, kind=PlanKind.COVERAGE_WATERFILL)
-    weights = term.weights
-    return replace(
-        base,
-        beta_bar=-coefficient,
-        budget=term.budget,
-        weights=weights if isinstance(weights, str) else "support" if isinstance(weights, Support) else "array",
-        weight_values=weights if isinstance(weights, Weights) else None,
-        weight_supports=_weight_rules(weights) if isinstance(weights, Support) else (),
-    )
-
-
-def _weight_rules(support: Support) -> tuple[Rule, ...]:
-    if allowed_ids(support) is not None:
-        raise ProblemError("Coverage: weights cannot be Allowed(...); pass an array with 1 for these tokens")
-    rules, chains = _faces(support)
-    if chains:
-        raise ProblemError(f"Coverage: weights cannot be an ordered chain; got {support!r}")
-    return rules
-
-
-#: Which sums of regularizers have a plan. Keys are the types that occur, each once.
-_LOWERINGS: dict[frozenset[type[Regularizer]], Callable[[Plan, TermMap], Plan]] = {
-    frozenset(): _lower_none,
-    frozenset({NegEntropy}): _lower_entropy,
-    frozenset({Quadratic}): _lower_quadratic,
-    frozenset({Tsallis}): _lower_tsallis,
-    frozenset({KL}): _lower_kl,
-    frozenset({Coverage}): _lower_coverage,
-    frozenset({KL, Coverage}): _lower_coverage,
-}
-
-
-def _no_plan(regularizer: Regularizer | None) -> str:
-    return (
-        f"no plan solves the regularizer {regularizer!r}; solvable are a * NegEntropy(), a * Quadratic(), "
-        "a * Tsallis(alpha), a * KL(anchor) and a * KL(anchor) - b * Coverage(budget, weights) with a, b >= 0"
-    )
-
-
-def _by_mirror(plan: Plan, solver: MirrorAscent) -> Plan:
-    mirror_kinds = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.ANCHORED_SOFTMAX)
-    if plan.kind not in mirror_kinds:
-        raise ProblemError(
-            f"MirrorAscent solves a * KL(anchor) - b * Coverage(...); the plan of this problem is {plan.kind.name}"
-        )
-    eta = None if solver.eta == "auto" else float(solver.eta)
-    anchor = "model" if plan.anchor == "none" else plan.anchor
-    return replace(plan, kind=PlanKind.MIRROR, steps=solver.steps, eta=eta, anchor=anchor)
-
-
-def _to_argmax(plan: Plan) -> Plan:
-    # In the limit T -> 0 the scores outweigh every finite regularizer. What is left are the constraints that forbid
-    # tokens outright, and supports if some may drop the best token.
-    if plan.score_weight <= 0 or (plan.temperature == 0 and plan.raw_scores):
-        raise ProblemError(
-            "greedy decoding (no regularizer, or temperature 0) needs score_weight > 0 and scores='tempered'; "
-            f"got score_weight={plan.score_weight:g}, scores={'raw' if plan.raw_scores else 'tempered'!r}"
-        )
-    supports, chains = plan.supports, plan.chains
-    if plan.temperature == 0:
-        supports, *chains_at_zero = (tuple(map(at_zero_temperature, rules)) for rules in (supports, *chains))
-        supports, chains = tuple(sorted(set(supports))), tuple(sorted(set(chains_at_zero)))
-    if not any(map(may_drop_best, (rule for rules in (supports, *chains) for rule in rules))):
-        supports, chains = (), ()
-    return Plan(
-        PlanKind.ARGMAX,
-        temperature=plan.temperature or 1.0,
-        score_weight=plan.score_weight,
-        raw_scores=plan.raw_scores,
-        anchor="given" if plan.anchor == "given" else "none",
-        supports=supports,
-        chains=chains,
-        allowed=plan.allowed,
-    )
+        whole = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.MIRROR, PlanKind.USER)
+        return self.kind in whole or any(term.kind in ("coverage", "log_coverage") for term in self.terms)

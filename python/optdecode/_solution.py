@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from optdecode._certificate import Certificate
+    from optdecode._codes import ArithmeticCodes
     from optdecode._plan import Plan
     from optdecode.backends import Drawn, Solved
+    from optdecode.regularizers.calls import Failures
 
 _ROWS_NAMED = 4
 _LAST_SOLVED = int(Status.REDUCED_ACCURACY)  # an enumeration is slow to compare with an array
@@ -45,8 +47,10 @@ class Solution:
         Of q; of q against the anchor, else against the model distribution p. Nats.
     kept_mass : float64 array, shape (...)
         Model mass of the support.
+    multiplier : float64 array, shape (...)
+        What multiplies the whole regularizer: 1 unless an `Entropy` or a `Divergence` target chose it.
     iterations : int64 array, shape (...)
-        Steps of the outer root find or of mirror ascent; 0 for closed forms.
+        Steps of the outer root find or of mirror ascent (as many as a row took); 0 for closed forms.
     status : Status, or int64 array of shape (...)
         What became of each row.
     backend : str
@@ -106,6 +110,11 @@ class Solution:
         return self._rows.restore(self._solved.kept_mass)
 
     @property
+    def multiplier(self) -> Any:
+        """What multiplies the whole regularizer, shape (...); 1 unless a target chose it."""
+        return self._rows.restore(self._solved.multiplier)
+
+    @property
     def iterations(self) -> Any:
         """Iterations of the solver, shape (...)."""
         return self._rows.restore(self._solved.iterations.astype(np.int64))
@@ -136,6 +145,7 @@ class Solution:
             face=self._solved.face,
             threshold=self._solved.threshold,
             status=self._solved.status,
+            multiplier=self._solved.multiplier,
             shape=self._rows.shape,
         )
 
@@ -144,7 +154,7 @@ class Solution:
         seed: Any = None,
         position: Any = 0,
         n: int = 1,
-        coupling: str = "iid",
+        coupling: str | ArithmeticCodes = "iid",
         model_log_probs: bool = False,
         top_log_probs: int = 0,
     ) -> Draw:
@@ -180,7 +190,7 @@ class Draw:
     Attributes
     ----------
     tokens : int64 array, shape (..., n)
-        Token ids; −1 on rows without a distribution.
+        Token ids; −1 on rows without a distribution, and where a row has fewer distinct tokens than were asked for.
     log_probs : float array, shape (..., n)
         Log q of the tokens in nats; float32, or float64 for float64 logits; NaN on such rows.
     status : Status, or int64 array of shape (...)
@@ -195,6 +205,10 @@ class Draw:
         asked for.
     top_log_probs : float array, shape (..., m), optional
         Log p of these, −inf past the number of allowed ones; NaN on rows without a distribution.
+    log_inclusion : float array, shape (..., n), optional
+        With ``coupling="gumbel_topk"``: log of the probability that a token is among the n drawn, given the (n + 1)-th
+        largest perturbed log-probability. The sum of f(v) q_v / inclusion_v over the tokens drawn is an unbiased
+        estimate of the mean of f under q (arXiv:1903.06059).
     """
 
     tokens: Any
@@ -204,6 +218,7 @@ class Draw:
     model_log_probs: Any = None
     top_tokens: Any = None
     top_log_probs: Any = None
+    log_inclusion: Any = None
 
     def __init__(
         self,
@@ -214,6 +229,7 @@ class Draw:
         model_log_probs: Any = None,
         top_tokens: Any = None,
         top_log_probs: Any = None,
+        log_inclusion: Any = None,
     ) -> None:
         # The one that `dataclass` writes goes through `object.__setattr__`, which costs more than drawing a token.
         fields = self.__dict__
@@ -225,12 +241,17 @@ class Draw:
             fields["model_log_probs"] = model_log_probs
         if top_tokens is not None:
             fields["top_tokens"], fields["top_log_probs"] = top_tokens, top_log_probs
+        if log_inclusion is not None:
+            fields["log_inclusion"] = log_inclusion
 
 
 def make_draw(rows: Rows, drawn: Drawn, backend: str) -> Draw:
     """Give drawn arrays the caller's shape and type."""
-    log_probs = _narrowed(rows, drawn.log_probs)
-    return Draw(rows.restore(drawn.tokens), rows.restore(log_probs), _status_of(rows, drawn.status), backend)
+    tokens, log_probs = rows.restore(drawn.tokens), rows.restore(_narrowed(rows, drawn.log_probs))
+    draw = Draw(tokens, log_probs, _status_of(rows, drawn.status), backend)
+    if drawn.log_inclusion is None:
+        return draw
+    return replace(draw, log_inclusion=rows.restore(_narrowed(rows, drawn.log_inclusion)))
 
 
 def with_model(draw: Draw, rows: Rows, answer: tuple[NDArray[Any], ...], m: int) -> Draw:
@@ -249,17 +270,21 @@ def _status_of(rows: Rows, codes: NDArray[Any]) -> Any:
     return Status(int(codes[0])) if rows.shape == () else rows.restore(codes.astype(np.int64))
 
 
-def raise_on_failure(codes: NDArray[Any], result: Any) -> None:
+def raise_on_failure(codes: NDArray[Any], result: Any, failures: Failures | None = None) -> None:
     """Raise a ConvergenceError that names the first bad rows, if there are any."""
     bad = np.flatnonzero(codes > _LAST_SOLVED)
     if not bad.size:
         return
-    named = [
-        f"row {row}: {Status(int(codes[row])).name} ({Status(int(codes[row])).meaning})" for row in bad[:_ROWS_NAMED]
-    ]
+    failures = failures or {}
+    named = [_failure(int(row), int(codes[row]), failures) for row in bad[:_ROWS_NAMED]]
     more = f"; and {bad.size - _ROWS_NAMED} more" if bad.size > _ROWS_NAMED else ""
     raise ConvergenceError(
         f"{bad.size} of {codes.size} rows have no solution: {'; '.join(named)}{more}. "
         'Pass on_failure="mark" to keep the healthy rows.',
         result=result,
-    )
+    ) from next((failure.cause for failure in failures.values() if failure.cause is not None), None)
+
+
+def _failure(row: int, code: int, failures: Failures) -> str:
+    reason = failures[row].reason if row in failures else Status(code).meaning
+    return f"row {row}: {Status(code).name} ({reason})"

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+import optdecode as od
 from optdecode.cli import main
 
 PROMPT = "c = a * b ; a = 7 ; b = 4 ; ? c"
@@ -45,10 +46,43 @@ class TestExplain:
         table = out.split("log q\n")[1].splitlines()
         assert 1 <= len(table) <= 3
 
+    @pytest.mark.parametrize(("name", "starts"), [("out.png", b"\x89PNG"), ("out.svg", b"<?xml"), ("out.PDF", b"%PDF")])
+    def test_draws_one_decoder(self, capsys, row_file, tmp_path, name, starts):
+        path = tmp_path / name
+        code, out, _ = run(
+            capsys, "explain", "top_p(0.9)", "--logits", str(row_file), "--row", "1", "--plot", str(path)
+        )
+        assert code == 0
+        assert out.rstrip().endswith(f"picture     {path}")
+        assert path.read_bytes().startswith(starts)
+        assert path.stat().st_size > 10_000
+
+    def test_draws_several_decoders_side_by_side(self, capsys, row_file, tmp_path, monkeypatch):
+        from optdecode import plot
+
+        drawn = []
+        compare = plot.compare
+        monkeypatch.setattr(plot, "compare", lambda *given: drawn.append(given) or compare(*given))
+        arguments = ("explain", "top_p(0.9)", "sparsemax()", "--logits", str(row_file), "--row", "1")
+        code, out, _ = run(capsys, *arguments, "--plot", str(tmp_path / "out.png"))
+        assert code == 0
+        assert out.count("certificate gap") == 2
+        ((decoders, row),) = drawn
+        assert decoders == [od.top_p(0.9), od.sparsemax()]
+        np.testing.assert_array_equal(row, np.load(row_file)[1])
+        assert (tmp_path / "out.png").stat().st_size > 10_000
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (("topk(5)",), "unknown name"),
+            (
+                ("top_k(5)", "--logits", "{row}", "--plot", "out.bmp"),
+                "out.bmp: the name must end in .png, .svg or",
+            ),
+            (("top_k(5)", "--logits", "{row}", "--plot", "png"), "the name must end in"),
+            (("top_k(5)", "--logits", "{row}", "--plot", "no/such/out.png"), "there is no directory no/such"),
+            (("top_k(5)", "--plot", "out.png"), "pass --logits"),
             (("top_k(0)",), "k must be an integer"),
             (("top_k(5)", "--logits", "nowhere.npy"), "nowhere.npy"),
             (("top_k(5)", "--logits", "{row}", "--row", "7"), "--row 7"),

@@ -136,6 +136,33 @@ class TestGenerate:
         single = model.generate([problems[11]], decoder, seed=seeds[11, 2:])
         assert single.text == together.text[-1:]
 
+    def test_arithmetic_codes_spread_the_samples(self, model):
+        """Whatever shares the batch; more different sequences than independent draws find, 40 prompts of 8 samples."""
+        problems, n = HELD_OUT[:40], 8
+        codes = [od.ArithmeticCodes(n, seed) for seed in range(40)]
+        some = [one.copy() for one in codes[3:5]]
+        together = model.generate(problems, od.softmax(), samples=n, coupling=codes)
+        assert [list(one.steps) for one in codes] == together.lengths.reshape(40, n).tolist()
+        again = model.generate(problems[3:5], od.softmax(), samples=n, coupling=some, batch_size=5)
+        assert again.text == together.text[3 * n : 5 * n]
+        independent = model.generate(problems, od.softmax(), samples=n, seed=1)
+
+        def different(generation):
+            return sum(len(set(generation.text[i * n : (i + 1) * n])) for i in range(40))
+
+        assert different(together) > different(independent)
+        one = model.generate([problems[0]], od.softmax(), samples=n, coupling=od.ArithmeticCodes(n, 0))
+        assert one.text == together.text[:n]
+
+    def test_bad_couplings(self, model):
+        for given, message in (
+            ({"coupling": "systematic"}, "coupling must be 'iid', or ArithmeticCodes"),
+            ({"coupling": od.ArithmeticCodes(2)}, "of 3 sequences"),
+            ({"coupling": od.ArithmeticCodes(3), "seed": 0}, "which have seeds"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                model.generate([HELD_OUT[0]], od.softmax(), samples=3, **given)
+
     def test_samples_differ_and_cover_more(self, model):
         generation = model.generate(HELD_OUT[:100], od.softmax(), samples=8, seed=1)
         right = verified(HELD_OUT[:100], generation).reshape(100, 8)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optdecode import _certificate
-from optdecode._certificate import certify
-from optdecode._plan import Plan, PlanKind
+from optdecode import _certificate_terms as terms
+from optdecode._certificate import _fill, certify
+from optdecode._certificate_problem import TERMS as BUILDERS
+from optdecode._plan import Plan, PlanKind, Term
 from optdecode.backends import reference
 from rows import ROW_KINDS, make_row, make_rows
 
@@ -41,6 +42,22 @@ OPTIMA = {
     ]
     + [{"beta_bar": 1.0, "budget": 4, "weights": "support", "weight_supports": (("top_k", 2.0, False),)}],
     PlanKind.MIRROR: [{**COVERAGE, "lam": 2.0, "steps": 200}],
+    PlanKind.SEPARABLE_DUAL: [
+        {"terms": terms, "cap": cap, "anchor": "model", "budget": 4}
+        for terms in [
+            (Term("entropy", 1.0),),
+            (Term("entropy", 1.0), Term("quadratic", -0.9)),
+            (Term("divergence", 0.5, 2.0, "model"), Term("kl", 0.3, 1.0, "model"), Term("coverage", 0.5)),
+            (Term("tsallis", 1e-3, 1.5), Term("divergence", 1e-3, 0.0, "model")),
+            (Term("log_coverage", 0.3), Term("quadratic", 20.0)),
+        ]
+        for cap in (1.0, 0.3)
+    ],
+    PlanKind.GREEDY_FILL: [{"cap": 0.3}, {"cap": 0.5, "supports": (("top_k", 5.0, False),)}],
+    PlanKind.ADAPTIVE_K: [
+        {"terms": (term,), "price": 0.02, "anchor": term.anchor}
+        for term in (Term("entropy", 0.5), Term("kl", 1.0, 1.0, "model"), Term("tsallis", 1.0, 1.5))
+    ],
 }
 PLANS = [Plan(kind, **arguments) for kind, each in OPTIMA.items() for arguments in each]
 
@@ -49,7 +66,8 @@ def solved(plan, logits, **inputs):
     logits = np.atleast_2d(logits)
     given_inputs = [inputs.get(name) for name in ("mask", "anchor", "weights", "budget")]
     out = reference.solve(plan, logits, {"float64": "f64", "float32": "f32"}[logits.dtype.name], *given_inputs)
-    return {"log_probs": out[0], "face": out[2], "threshold": out[3], "status": out[-1]}, out
+    result = {"log_probs": out[0], "face": out[2], "threshold": out[3], "multiplier": out[8], "status": out[-1]}
+    return result, out
 
 
 def certified(plan, logits, changes=(), **inputs):
@@ -66,13 +84,22 @@ def log(probs):
 @pytest.mark.parametrize(("dtype", "tolerance", "mass"), [("float64", 1e-9, 1e-12), ("float32", 1e-6, 1e-5)])
 def test_no_gap_at_an_optimum(plan, dtype, tolerance, mass):
     for size in (1, 2, 33) if dtype == "float64" else (33,):
-        result = certified(plan, make_rows(size, dtype, seed=1))
-        assert np.isfinite(result.gap).all()
-        assert np.isfinite(result.max_active_residual).all()
-        assert (result.gap >= 0.0).all()
-        assert result.relative_gap.max() <= tolerance, ROW_KINDS[int(np.argmax(result.relative_gap))]
-        assert result.simplex_error.max() <= mass
-        assert result.scope == ("optimal on the selected face" if plan.supports else "global")
+        rows = make_rows(size, dtype, seed=1)
+        result = certified(plan, rows)
+        feasible = np.isfinite(rows).sum(axis=1) * plan.cap >= 1.0
+        assert (np.isnan(result.gap) == ~feasible).all()
+        # Anchors that underflow: under a cap the divergence is beyond any float, and so may its slope be at a float32.
+        extreme = np.array([kind == "huge" for kind in ROW_KINDS]) & any(t.kind == "divergence" for t in plan.terms)
+        ordinary = feasible & ~(extreme & (plan.cap < 1.0))
+        assert np.isfinite(result.gap[ordinary]).all()
+        assert np.isfinite(result.max_active_residual[feasible & ~extreme]).all()
+        assert (result.gap[feasible] >= 0.0).all()
+        worst = result.relative_gap[ordinary].max(initial=0.0)
+        assert worst <= tolerance, dict(zip(ROW_KINDS, result.relative_gap, strict=True))
+        assert result.simplex_error[feasible].max(initial=0.0) <= mass
+        assert (result.target_error[feasible] == 0.0).all()
+        on_face = plan.supports or plan.kind is PlanKind.ADAPTIVE_K
+        assert result.scope == ("optimal on the selected face" if on_face else "global")
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -88,7 +115,7 @@ def test_moving_a_thousandth_of_the_mass_raises_the_gap(plan):
     for kind in ("gaussian", "lm"):
         x = make_row(kind, 40, seed=3)
         result, out = solved(plan, x)
-        before = certified(plan, x).gap[0]
+        before = certified(plan, x)
         probs, face = np.array(out[1][0]), np.flatnonzero(out[2][0])
         source = int(np.argmax(probs))
         for target in (face[0], face[-1], face[face != source][np.argmax(probs[face[face != source]])]):
@@ -97,8 +124,12 @@ def test_moving_a_thousandth_of_the_mass_raises_the_gap(plan):
             moved = probs.copy()
             moved[source] -= 1e-3
             moved[target] += 1e-3
-            after = certify(plan, x[None], **{**result, "log_probs": log(moved)}).gap[0]
-            assert after > before + 1e-9 * min(1.0, plan.lam or 1.0)
+            after = certify(plan, x[None], **{**result, "log_probs": log(moved)})
+            if moved[target] > plan.cap:
+                assert after.simplex_error[0] == pytest.approx(moved[target] - plan.cap)
+            else:
+                least = min([1.0, plan.lam or 1.0, *(abs(term.coefficient) for term in plan.terms)])
+                assert after.gap[0] > before.gap[0] + 1e-9 * least
 
 
 def test_greedy_on_the_second_best_is_seen():
@@ -118,11 +149,37 @@ def test_a_solution_for_another_strength_is_seen(plan):
 # ----------------------------------------------------------------------------------------------------- upper bound
 
 
+def divergence_value(term, q, r, *_):
+    t, a = q / r, term.alpha
+    if a == 0.0:
+        with np.errstate(divide="ignore"):
+            return (r * (-np.log(t) + t - 1)).sum(-1)
+    return (r * (t**a - a * t + a - 1)).sum(-1) / (a * (a - 1))
+
+
+def entropy_value(term, q, *_):
+    return (q * np.log(np.where(q > 0, q, 1.0))).sum(-1)
+
+
+#: Term kind → its value, from the definition.
+TERM_VALUES = {
+    "entropy": entropy_value,
+    "quadratic": lambda term, q, *_: (q * q).sum(-1) / 2,
+    "tsallis": lambda term, q, *_: (q**term.alpha - q).sum(-1) / (term.alpha * (term.alpha - 1)),
+    "kl": lambda term, q, r, *_: entropy_value(term, q) - (q * np.log(r)).sum(-1),
+    "divergence": divergence_value,
+    "coverage": lambda term, q, r, w, k: -(w * (1 - (1 - q) ** k)).sum(-1),
+    "log_coverage": lambda term, q, r, w, k: -(w * np.log(np.maximum(1 - (1 - q) ** k, 1e-300))).sum(-1),
+}
+
+
 def objective(plan, q, x, w, r):
-    """The objective from its definition, for any number of distributions."""
+    """The objective from its definition, for any number of distributions; without what a token costs."""
     s = x / plan.temperature
     value = plan.score_weight * q @ (x if plan.raw_scores else s)
     log_q = np.where(q > 0, np.log(np.where(q > 0, q, 1.0)), 0.0)
+    if plan.terms or plan.kind is PlanKind.GREEDY_FILL:
+        return value - sum(term.coefficient * TERM_VALUES[term.kind](term, q, r, w, plan.budget) for term in plan.terms)
     if plan.kind in (PlanKind.SOFTMAX, PlanKind.FACE_SOFTMAX):
         return value - plan.lam * (q * log_q).sum(-1)
     if plan.kind is PlanKind.THRESHOLD_QUADRATIC:
@@ -142,6 +199,15 @@ def distributions(rng, count, size):
     return q / q.sum(1, keepdims=True)
 
 
+def within(plan, face, q):
+    """Move distributions onto a face that is part of the answer, and towards the uniform one until the cap holds."""
+    if plan.kind is PlanKind.ADAPTIVE_K:
+        q = np.where(face, q + 1e-9, 0.0)
+        q = q / q.sum(1, keepdims=True)
+    share = np.clip((q.max(1, keepdims=True) - plan.cap) / (q.max(1, keepdims=True) - 1 / q.shape[1] + 1e-300), 0, 1)
+    return (1 - share) * q + share / q.shape[1]
+
+
 @given(
     seed=st.integers(0, 2**32),
     plan=st.sampled_from(PLANS),
@@ -157,22 +223,22 @@ def test_nothing_gains_more_than_the_gap(seed, plan, lam, k, uniform):
     s = x / plan.temperature
     r = np.exp(s - np.logaddexp.reduce(s))
     w = np.ones(6) if uniform else r
-    q, others = distributions(rng, 1, 6), distributions(rng, 200, 6)
     result, out = solved(plan, x)
-    others = np.vstack([others, np.eye(6), out[1]])
+    q, others = distributions(rng, 1, 6), np.vstack([distributions(rng, 200, 6), np.eye(6)])
+    q, others = within(plan, out[2][0], q), np.vstack([within(plan, out[2][0], others), out[1]])
     found = certify(plan, x[None], **{**result, "log_probs": log(q)})
     gain = objective(plan, others, x, w, r).max() - objective(plan, q, x, w, r)[0]
     assert gain <= found.gap[0] + 1e-9 * found.scale[0] * max(1.0, plan.beta_bar)
 
 
 TERMS = [
-    _certificate._Zero(),
-    _certificate._RelativeEntropy(0.7, np.log([0.3])),
-    _certificate._RelativeEntropy(2.0, np.zeros(1)),
-    _certificate._HalfSquare(0.4),
-    *(_certificate._Tsallis(0.5, alpha) for alpha in (1.01, 1.5, 3.0, 20.0)),
+    terms.Zero(),
+    terms.RelativeEntropy(0.7, np.log([0.3])),
+    terms.RelativeEntropy(2.0, np.zeros(1)),
+    terms.HalfSquare(0.4),
+    *(terms.Tsallis(0.5, alpha) for alpha in (1.01, 1.5, 3.0, 20.0)),
     *(
-        _certificate._Coverage(lam, np.log([0.05]), np.array([worth]), k)
+        terms.Coverage(lam, np.log([0.05]), np.array([worth]), k)
         for lam in (0.0, 0.02, 1.0)
         for worth in (0.0, 0.3, 5.0)
         for k in (1, 2, 9, 500)
@@ -198,12 +264,129 @@ def test_conjugates_and_gradients_against_a_grid(term):
     np.testing.assert_allclose(few.gradient(np.log(inner)), slope, rtol=1e-4, atol=1e-4 * scale)
 
 
+SUMS = [
+    (terms.Logarithmic(0.7, np.log([0.3]), np.array([0.1])), terms.HalfSquare(-0.5)),
+    (terms.Logarithmic(0.0, np.array([0.4]), np.zeros(1)), terms.HalfSquare(2.0), terms.Tsallis(0.3, 3.0)),
+    *((terms.PowerDivergence(0.5, alpha, np.log([0.05])),) for alpha in (-3.0, 0.0, 0.4, 0.999, 1.001, 2.0, 7.0)),
+    (terms.LogCoverage(np.array([0.3]), 5), terms.HalfSquare(1.0)),
+    (terms.LogCoverage(np.array([0.0]), 5), terms.Coverage(0.0, np.zeros(1), np.array([1.0]), 4)),
+]
+
+
+def stretched(part, shape):
+    """The same term for every x of a grid."""
+    values = {k: np.broadcast_to(v, shape).copy() if np.ndim(v) else v for k, v in vars(part).items()}
+    return type(part)(**values)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("cap", [1.0, 0.3])
+@pytest.mark.parametrize("parts", SUMS, ids=str)
+def test_sums_against_a_grid(parts, cap):
+    x = np.concatenate([[0.0], np.geomspace(1e-12, 1e-3, 4000), np.linspace(1e-3, cap, 200_001)])
+    whole, log_cap = terms.Sum(tuple(stretched(part, x.shape) for part in parts), np.log(cap)), float(np.log(cap))
+    value = whole.value(np.log(x))
+    found = terms.Sum(parts, log_cap)
+    for t in (-2e3, -30.0, -3.0, -0.4, -1e-3, 0.0, 0.02, 1.0, 7.0, 50.0):
+        on_grid = float(np.max(t * x - value))
+        assert on_grid - 1e-12 * max(1.0, abs(on_grid)) <= found.conjugate(np.array([t]))[0] <= on_grid + 1e-4
+    inner = x[(x > 1e-3) & (x < 0.9 * cap)][::1000]
+    few, h = terms.Sum(tuple(stretched(part, inner.shape) for part in parts)), 1e-6 * inner
+    slope = (few.value(np.log(inner + h)) - few.value(np.log(inner - h))) / (2 * h)
+    np.testing.assert_allclose(few.gradient(np.log(inner)), slope, rtol=1e-4, atol=1e-6)
+
+
+def test_slopes_beyond_any_float_are_compared_by_their_logarithms():
+    """One anchor pulls up and the other down, both by more than a float holds: the larger exponent decides."""
+    up, down = terms.PowerDivergence(1.0, 3.0, np.array([-3000.0])), terms.PowerDivergence(1.0, -3.0, np.array([-1.0]))
+    both = terms.Sum((up, down))
+    with np.errstate(all="ignore"):
+        # 2 (u + 3000) against 4 (-1 - u): equal at u = -1000.67.
+        assert both.gradient(np.array([-990.0]))[0] == np.inf
+        assert both.gradient(np.array([-1010.0]))[0] == -np.inf
+
+
+# ----------------------------------------------------------------------------------------------------- caps and targets
+
+
+def test_the_cap_is_part_of_the_frank_wolfe_bound():
+    """At a capped optimum max g - <q, g> is large; what fills up to the cap gains nothing."""
+    assert _fill(np.array([1.0, 3.0, 2.0]), 0.5) == (2.5, 2.0)
+    assert _fill(np.array([1.0, 3.0, 2.0]), 0.4) == (pytest.approx(2.2), 1.0)
+    x, plan = np.array([[5.0, 1.0, 0.0]]), Plan(PlanKind.GREEDY_FILL, cap=0.5)
+    found = certified(plan, x)
+    assert found.gap[0] == 0.0
+    assert found.max_inactive_violation[0] == 0.0
+    wrong = certified(plan, x, {"log_probs": log([0.5, 0.25, 0.25])})
+    assert wrong.gap[0] == pytest.approx(0.25)
+    above = certified(plan, x, {"log_probs": log([0.6, 0.4, 0.0])})
+    assert above.simplex_error[0] == pytest.approx(0.1)
+
+
+def test_a_token_at_the_cap_must_want_more():
+    x, plan = np.array([[2.0, 1.0, 0.0]]), Plan(PlanKind.SEPARABLE_DUAL, cap=0.4, terms=(Term("entropy", 1.0),))
+    result, _ = solved(plan, x)
+    assert certify(plan, x, **result).max_inactive_violation[0] == 0.0
+    raised = {**result, "threshold": result["threshold"] + 2.0}
+    g = 1.0 - (np.log(0.4) + 1.0)  # of token 1, which is at the cap too
+    violation = certify(plan, x, **raised).max_inactive_violation[0]
+    assert violation == pytest.approx(result["threshold"][0] + 2.0 - g)
+    assert violation > 0.1
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(PlanKind.SOFTMAX, lam=0.5, target=("entropy", 1.0)),
+        Plan(PlanKind.ANCHORED_SOFTMAX, lam=2.0, anchor="model", target=("divergence", 0.3)),
+        Plan(PlanKind.SEPARABLE_DUAL, cap=0.5, terms=(Term("entropy", 1.0),), target=("entropy", 1.2)),
+    ],
+    ids=str,
+)
+def test_targets_by_lagrangian_bound(plan):
+    """No distribution within the target gains more than the gap, also at a multiplier that is not the least."""
+    rng = np.random.default_rng(16)
+    x = rng.standard_normal((1, 6))
+    result, _ = solved(plan, x)
+    found = certify(plan, x, **result)
+    assert found.gap[0] <= 1e-9
+    assert found.target_error[0] <= 1e-11
+
+    def with_multiplier(m):
+        scaled = tuple(term._replace(coefficient=m * term.coefficient) for term in plan.terms)
+        other, _ = solved(replace(plan, lam=m * plan.lam, target=None, terms=scaled), x)
+        return {**other, "multiplier": np.array([m])}
+
+    least = float(result["multiplier"][0])
+    larger, smaller = with_multiplier(1.3 * least), with_multiplier(0.7 * least)
+    bound = certify(plan, x, **larger)
+    assert bound.gap[0] > 1e-3
+    assert bound.target_error[0] == 0.0
+    assert certify(plan, x, **smaller).target_error[0] > 1e-3
+    others = within(plan, None, distributions(rng, 20_000, 6))
+    entropy, log_p = -entropy_value(None, others), x[0] - np.logaddexp.reduce(x[0])
+    limit = plan.target[1]
+    inside = entropy >= limit if plan.target[0] == "entropy" else -entropy - others @ log_p <= limit
+    best = (others[inside] @ x[0]).max()
+    assert best <= float(np.exp(result["log_probs"][0]) @ x[0]) + 1e-9
+    assert best - float(np.exp(larger["log_probs"][0]) @ x[0]) <= bound.gap[0] + 1e-9
+
+
+def test_multiplier_zero_is_the_linear_objective():
+    x, plan = np.array([[2.0, 1.0, 0.0]]), Plan(PlanKind.SOFTMAX, lam=0.5, target=("entropy", 0.0))
+    result, _ = solved(plan, x)
+    assert result["multiplier"][0] == 0.0
+    assert certify(plan, x, **result).gap[0] == 0.0
+    assert certify(plan, x, **{**result, "log_probs": log([0.0, 1.0, 0.0])}).gap[0] == pytest.approx(1.0)
+
+
 # ------------------------------------------------------------------------------------------------------------ inputs
 
 
 def test_every_plan_has_a_regularizer():
-    assert set(_certificate._TERMS) == {kind.value for kind in PlanKind}
-    assert set(OPTIMA) == set(PlanKind)
+    without_code = set(PlanKind) - {PlanKind.USER}  # tests/oracle/test_user_regularizers.py
+    assert set(BUILDERS) == {kind.value for kind in without_code}
+    assert set(OPTIMA) == without_code
 
 
 @pytest.mark.parametrize("plan", [PLANS[2], Plan(PlanKind.COVERAGE_DUAL, lam=0.5, **COVERAGE)], ids=str)
@@ -260,7 +443,10 @@ def test_rows_without_a_solution_are_nan_and_shapes_are_restored():
 def test_underflow_and_spread_never_give_nan():
     x = np.array([[1.7e308, -1.7e308, 0.0], [-1e30, 1e30, 1e30], [0.0, -5e4, -1e6]])
     for plan in PLANS:
+        if plan.cap < 1.0:
+            plan = replace(plan, cap=0.9)
         found = certified(plan, x)
         assert not np.isnan([found.gap, found.max_active_residual, found.max_inactive_violation]).any()
-        if plan.kind is not PlanKind.MIRROR:
+        beyond_floats = plan.cap < 1.0 and any(term.kind == "divergence" for term in plan.terms)  # r underflows
+        if plan.kind is not PlanKind.MIRROR and not beyond_floats:
             assert (found.relative_gap <= 1e-9).all(), plan

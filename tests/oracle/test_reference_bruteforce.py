@@ -15,7 +15,7 @@ TINY = ("gaussian", "tied", "all_equal", "one_hot", "cauchy")
 
 
 def solve(plan, x):
-    log_probs, probs, *_, threshold, objective, _, _, _, _, status = reference.solve(
+    log_probs, probs, _, threshold, objective, *_, status = reference.solve(
         plan, np.asarray(x, dtype=np.float64)[None], "f64", None, None, None, None
     )
     assert status[0] == 0

@@ -4,11 +4,10 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from optdecode._plan import Plan, PlanKind
+from conic import by_interior_point, omega
+from optdecode._plan import Plan, PlanKind, Term
 from optdecode.backends import reference
 from rows import make_row
-
-TOLERANCES = (1e-11, 1e-10, 1e-9, 1e-8)
 
 #: PlanKind → the plans to confirm, as (keyword arguments, row kinds, V).
 PLANS = {
@@ -57,6 +56,24 @@ PLANS = {
             ("gaussian",), 40,
         )
     ],
+    PlanKind.SEPARABLE_DUAL: [
+        ({"terms": (Term("entropy", 0.3), Term("quadratic", 1.0)), "cap": 0.2}, ("gaussian", "tied"), 40),
+        (
+            {"terms": (Term("divergence", 0.5, 2.0, "given"), Term("kl", 0.2, 1.0, "model")), "anchor": "given",
+             "supports": (("top_k", 9.0, False),)},
+            ("gaussian",), 40,
+        ),
+        ({"terms": (Term("coverage", 2.0),), "cap": 0.3, "budget": 4, "weights": "rank"}, ("gaussian", "tied"), 40),
+    ],
+    PlanKind.GREEDY_FILL: [({"cap": cap}, ("gaussian", "lm"), 40) for cap in (0.3, 0.11)],
+    PlanKind.ADAPTIVE_K: [  # the interior point on the tokens kept; which are kept: test_family.py
+        ({"terms": (term,), "price": 0.02, "anchor": anchor}, ("gaussian", "lm"), 40)
+        for term, anchor in [
+            (Term("entropy", 0.7), "none"),
+            (Term("kl", 1.0, 1.0, "model"), "model"),
+            (Term("tsallis", 1.0, 1.5), "none"),
+        ]
+    ],
 }  # fmt: skip
 CASES = [
     pytest.param(Plan(kind, **arguments), row, size, id=f"{kind.value}-{number}-{row}")
@@ -74,46 +91,13 @@ def weights_of(plan, x, p):
     return named[plan.weights] if plan.weights in named else (rank <= plan.weight_supports[0][1]).astype(float)
 
 
-def omega(plan, q, r, w):
-    """The regularizer as a CVXPY expression; also evaluates at constant q."""
-    lam, alpha, k = plan.lam, plan.alpha, plan.budget
-    if plan.kind is PlanKind.ARGMAX:
-        return cp.Constant(0.0)
-    if plan.kind in (PlanKind.SOFTMAX, PlanKind.FACE_SOFTMAX):
-        return -lam * cp.sum(cp.entr(q))
-    if plan.kind is PlanKind.THRESHOLD_QUADRATIC:
-        return lam * cp.sum_squares(q) / 2
-    if plan.kind is PlanKind.THRESHOLD_TSALLIS:
-        return lam * cp.sum(cp.power(q, alpha) - q) / (alpha * (alpha - 1))
-    kl = lam * cp.sum(cp.rel_entr(q, r)) if lam else cp.Constant(0.0)
-    # The weights inside the power: small coefficients of the cones make the solver stall.
-    missed = cp.sum(cp.power(cp.multiply((plan.beta_bar * w) ** (1 / k), 1 - q), k))
-    return kl - plan.beta_bar * np.sum(w) + missed
-
-
-def by_interior_point(plan, linear, face, r, w):
-    q = cp.Variable(int(face.sum()), nonneg=True)
-    objective = linear[face] @ q - omega(plan, q, r[face], w[face])
-    problem = cp.Problem(cp.Maximize(objective), [cp.sum(q) == 1])
-    for tolerance in TOLERANCES:
-        tight = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), tolerance)
-        try:
-            problem.solve(solver=cp.CLARABEL, max_iter=500, **tight)
-            break
-        except cp.SolverError:  # stalls at times on the tightest tolerance
-            continue
-    probs = np.zeros(face.size)
-    probs[face] = np.maximum(q.value, 0.0) / np.maximum(q.value, 0.0).sum()
-    return probs
-
-
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # of tolerances below its reach
 @pytest.mark.filterwarnings("ignore:Power atom with exponent")  # says how it is represented
 @pytest.mark.parametrize(("plan", "kind", "size"), CASES)
 def test_interior_point_agrees(plan, kind, size):
     x = np.clip(np.asarray(make_row(kind, size, seed=3)), -100.0, 100.0)
     anchor = make_row("gaussian", size, seed=4)[None] if plan.anchor == "given" else None
-    log_probs, probs, face, _, objective, _, _, _, _, status = reference.solve(
+    log_probs, probs, face, _, objective, *_, status = reference.solve(
         plan, x[None], "f64", None, anchor, None, None, 1
     )
     q, face = probs[0], face[0]
@@ -123,17 +107,17 @@ def test_interior_point_agrees(plan, kind, size):
     linear = plan.score_weight * x / plan.temperature
 
     def value(q):
-        return float(linear[face] @ q[face] - omega(plan, cp.Constant(q[face]), r[face], w[face]).value)
+        return float(linear[face] @ q[face] - omega(plan, cp.Constant(q[face]), p[face], r[face], w[face]).value)
 
-    other = by_interior_point(plan, linear, face, r, w)
+    other = by_interior_point(plan, linear, face, p, r, w)
     scale = max(1.0, abs(value(q)))
     assert status[0] == 0
     np.testing.assert_allclose(np.exp(log_probs[0]), q)
-    np.testing.assert_allclose(objective[0], value(q), atol=1e-9 * scale)
+    np.testing.assert_allclose(objective[0], value(q) - plan.price * face.sum(), atol=1e-9 * scale)
     assert abs(value(q) - value(other)) <= 1e-6 * scale
     assert value(q) >= value(other) - 1e-10 * scale
     assert 0.5 * np.abs(q - other).sum() <= 1e-4
 
 
 def test_every_plan_is_confirmed():
-    assert set(PLANS) == set(PlanKind)
+    assert set(PLANS) == set(PlanKind) - {PlanKind.USER}  # tests/oracle/test_user_regularizers.py

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
 
 import optdecode as od
+from laws import assert_law
 
 pytestmark = pytest.mark.statistical
-LEVEL = 1e-6
 DRAWS = 200_000
 DECODERS = [
     od.softmax(1.3),
@@ -22,18 +21,6 @@ DECODERS = [
 @pytest.fixture(scope="module")
 def row():
     return np.random.default_rng(11).normal(size=60) * 1.5
-
-
-def assert_law(tokens, q):
-    """Accept unless Pearson's statistic over cells of expectation >= 10 lies beyond the 1 - LEVEL quantile."""
-    counts, expected = np.bincount(tokens, minlength=q.size).astype(float), tokens.size * q
-    assert not counts[q == 0].any()
-    small = expected < 10
-    cells = np.append(expected[~small], expected[small].sum())
-    seen = np.append(counts[~small], counts[small].sum())
-    cells, seen = cells[cells > 0], seen[cells > 0]
-    statistic = ((seen - cells) ** 2 / cells).sum()
-    assert statistic < chi2.ppf(1 - LEVEL, cells.size - 1), statistic
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=repr)
@@ -78,15 +65,3 @@ def test_the_test_can_fail(row):
     tokens = od.softmax(1.33).sample(row, seed=1, n=DRAWS).tokens
     with pytest.raises(AssertionError):
         assert_law(tokens, q)
-
-
-def test_systematic_inclusion(row):
-    """Token v appears with probability min(1, n q_v), within 5 standard errors for every token."""
-    decoder, count, n = od.softmax(1.3), 40_000, 8
-    rows = np.broadcast_to(row, (count, row.size))
-    tokens = decoder.sample(rows, seed=np.arange(count), n=n, coupling="systematic").tokens
-    hits = np.zeros((count, row.size), dtype=bool)
-    np.put_along_axis(hits, tokens, True, axis=1)
-    expected = np.minimum(1.0, n * decoder(row).probs)
-    error = np.sqrt(expected * (1 - expected) / count)
-    assert np.all(np.abs(hits.mean(axis=0) - expected) <= 5 * error + 1e-12)

@@ -87,10 +87,11 @@ def test_solve_reads_every_float_type(tag: str) -> None:
     np.testing.assert_array_equal(status, [OK, OK])
     assert log_probs[1, 3] == -np.inf
     assert probs[1, 3] == 0.0
-    _, _, entropy, kl, kept_mass = scalars
+    _, _, entropy, kl, kept_mass, multiplier = scalars
     np.testing.assert_allclose(entropy, -(softmax(x) * np.log(np.maximum(softmax(x), 1e-300))).sum(1), rtol=1e-12)
     np.testing.assert_allclose(kl, 0.0, atol=1e-12)
     np.testing.assert_allclose(kept_mass, 1.0, rtol=1e-12)
+    np.testing.assert_array_equal(multiplier, 1.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -371,6 +372,9 @@ def test_sample_rejects_bad_arguments(changes: dict[str, Any], error: type[Excep
         ("coverage_waterfill", {"lam": 0.1}),
         ("mirror", {"steps": 0}),
         ("mirror", {"eta": 0.0}),
+        ("mirror", {"tolerance": 0.0}),
+        ("mirror", {"tolerance": float("inf")}),
+        ("mirror", {"tolerance": 1e-7, "lam": 0.0}),
         ("softmax", {"supports": [("top_k", 0, False)]}),
         ("softmax", {"supports": [("top_k", 2.5, False)]}),
         ("softmax", {"chains": [[("top_k", 2, False), ("top_p", 0.0, False)]]}),

@@ -43,6 +43,44 @@ class TestRowDraws:
             drawn = od.softmax().sample(logits[prompt], seed=int(seed), n=3, coupling="systematic")
             np.testing.assert_array_equal(step.tokens[3 * prompt : 3 * prompt + 3], drawn.tokens)
 
+    def test_arithmetic_codes(self, logits):
+        """One a prompt: the draws of each prompt's own codes, ended rows left out, masks and budgets in place."""
+        codes = [od.ArithmeticCodes(3, seed) for seed in (5, 6)]
+        own = [one.copy() for one in codes]
+        allowed = np.random.default_rng(1).random((6, 40)) < 0.5
+        rows = RowDraws([BEST, od.softmax()], 6, 3, coupling=codes, mask=lambda tokens, live: allowed)
+        tokens = NONE
+        for live in (ALL, ALL, np.array([0, 2, 3]), np.array([4])):
+            step = rows.draw(logits[live], live, tokens)
+            budgets = np.zeros(6, dtype=int)
+            budgets[live] = [sum(np.array_equal(tokens[a], tokens[b]) for b in live if a // 3 == b // 3) for a in live]
+            for place, row in enumerate(live):
+                budget = {"budget": budgets[row : row + 1]} if row < 3 else {}
+                part, decoder = own[row // 3].take([row % 3]), BEST if row < 3 else od.softmax()
+                alone = decoder.sample(logits[row : row + 1], coupling=part, mask=allowed[row], **budget)
+                assert step.tokens[place] == alone.tokens[0, 0]
+                assert step.log_probs[place] == alone.log_probs[0, 0]
+            column = np.full(6, -1)
+            column[live] = step.tokens
+            tokens = np.column_stack([tokens, column])
+        assert codes == own
+        assert [one.steps.tolist() for one in codes] == [[3, 2, 3], [3, 3, 2]]
+        one = od.ArithmeticCodes(6, 1)
+        first = od.softmax().sample(logits, coupling=one.copy()).tokens.ravel()
+        np.testing.assert_array_equal(RowDraws(od.softmax(), 6, 6, coupling=one).draw(logits, ALL, NONE).tokens, first)
+
+    def test_arithmetic_codes_and_rows_without_a_distribution(self, logits):
+        logits = logits.copy()
+        logits[1] = np.nan
+        codes = od.ArithmeticCodes(6, 1)
+        rows = RowDraws(od.softmax(), 6, 6, coupling=codes, on_failure="mark")
+        with pytest.warns(RuntimeWarning, match="row 1: NAN_SCORES"):
+            step = rows.draw(logits, ALL, NONE)
+        assert (step.tokens < 0).tolist() == [False, True, False, False, False, False]
+        assert codes.steps.tolist() == [1, 0, 1, 1, 1, 1]
+        with pytest.raises(od.ConvergenceError, match="row 1: NAN_SCORES"):
+            RowDraws(od.softmax(), 6, 6, coupling=codes).draw(logits, ALL, NONE)
+
     @pytest.mark.parametrize("prefix_budget", [True, False])
     def test_budgets(self, logits, prefix_budget):
         tokens = np.array([[1], [1], [2], [1], [1], [1]])
@@ -88,6 +126,14 @@ class TestRowDraws:
             ({"siblings": 0}, od.ProblemError, "siblings must be"),
             ({"decoder": [od.greedy()] * 4}, od.ShapeError, "got 4 for 6 rows"),
             ({"coupling": "gumbel"}, od.ProblemError, "coupling must be one of"),
+            (
+                {"coupling": od.ArithmeticCodes(3, 1), "siblings": 3},
+                od.ShapeError,
+                r"2 prompts, of 3 .* got 1, of \[3\]",
+            ),
+            ({"coupling": [od.ArithmeticCodes(2, 1)] * 2, "siblings": 3}, od.ShapeError, r"got 2, of \[2, 2\]"),
+            ({"coupling": [od.ArithmeticCodes(3, 1), "iid"], "siblings": 3}, od.ProblemError, "item 1 is 'iid'"),
+            ({"coupling": od.ArithmeticCodes(6, 1), "siblings": 6, "seed": 1}, od.ProblemError, "which have seeds"),
             ({"seed": [1, 2, 3]}, od.ShapeError, "seed must be"),
             ({"seed": -1}, od.ProblemError, "seed must be"),
             ({"mask": np.ones(4, dtype=bool)}, od.ProblemError, "mask must be a callable"),

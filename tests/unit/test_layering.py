@@ -10,14 +10,38 @@ import optdecode
 
 # Left to right. "name.*" is a package with all that is in it.
 LAYERS: dict[str, list[str]] = {
-    "spec": ["errors", "_status", "_spec", "regularizers", "supports", "_problem"],
-    "plan": ["_plan", "_explain"],
-    "backends": ["_core", "_inputs", "_system", "_certificate", "backends.*"],
-    "decoder": ["_solution", "_decoder", "_batch", "presets", "_parse"],
-    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "scores", "__main__"],
+    "spec": ["errors", "_status", "_spec", "regularizers.*", "supports", "constraints", "_problem"],
+    "plan": ["_plan", "_lowering", "_curvature", "_explain"],
+    "backends": [
+        "_core",
+        "_inputs",
+        "_system",
+        "_certificate",
+        "_certificate_problem",
+        "_certificate_terms",
+        "_user_certificate",
+        "_checks",
+        "backends.*",
+    ],
+    "decoder": ["_solution", "_codes", "_decoder", "_batch", "presets", "_parse"],
+    "uses": [
+        "_bench.*",
+        "cli.*",
+        "integrations.*",
+        "models.*",
+        "multisample",
+        "plot.*",
+        "scores",
+        "testing",
+        "__main__",
+    ],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.
-INDEPENDENT = [("_certificate", "_core"), ("_certificate", "backends"), ("backends.reference", "_core")]
+INDEPENDENT = [
+    *((f"_certificate{part}", stranger) for part in ("", "_problem", "_terms") for stranger in ("_core", "backends")),
+    *(("_user_certificate", stranger) for stranger in ("_core", "backends", "_checks")),
+    *((f"backends.{name}", "_core") for name in ("reference", "_reference_solvers", "_reference_separable")),
+]
 # What only the last layer may import at top level.
 HEAVY = {"torch", "onnxruntime", "tokenizers", "rich", "matplotlib", "transformers", "vllm", "llama_cpp", "sglang"}
 

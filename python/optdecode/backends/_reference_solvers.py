@@ -6,128 +6,28 @@ finding elsewhere, the plain formula in the docstring. Scores are shifted so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from optdecode.backends._reference_numeric import (
+    FaceRow,
+    Found,
+    Solver,
+    dot,
+    find_root,
+    find_roots,
+    log1mexp,
+    positive_log,
+    vertex,
+)
+from optdecode.backends._reference_separable import greedy_fill, separable_dual
 from optdecode.backends._reference_supports import FLOOR, Array, descending, log_softmax, log_sum_exp
+from optdecode.backends._reference_targets import adaptive_k, reach_target
 
 if TYPE_CHECKING:
     from optdecode._plan import Plan
-
-
-@dataclass(frozen=True)
-class FaceRow:
-    """One row on its face, tokens in ascending order.
-
-    Attributes
-    ----------
-    x : ndarray
-        Logits as given.
-    l : ndarray
-        Linear term minus its largest value, so that ``l.max() == 0``.
-    log_p, log_r : ndarray
-        Model distribution and reference, over all allowed tokens (not renormalised on the face).
-    w : ndarray
-        Coverage weights.
-    budget : int
-        K.
-    """
-
-    x: Array
-    l: Array  # noqa: E741  # the notation of the formulas
-    log_p: Array
-    log_r: Array
-    w: Array
-    budget: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """The optimum: log q, the multiplier (of the shifted scores), Omega(q), iterations."""
-
-    log_q: Array
-    threshold: float
-    omega: float
-    iterations: int = 0
-
-
-Solver = Callable[["Plan", FaceRow], Found]
-
-
-# ---------------------------------------------------------------------------------------------------------- helpers
-
-
-def dot(q: Array, values: Array) -> float:
-    """Return the sum of q * values with 0 * inf = 0."""
-    on = q > 0.0
-    return float((q[on] * values[on]).sum())
-
-
-def log1mexp(u: Array) -> Array:
-    """Return log(1 - exp(u)) for u <= 0 without cancellation at either end."""
-    with np.errstate(divide="ignore"):
-        near = np.log(-np.expm1(np.maximum(u, -1.0)))
-        return np.asarray(np.where(u > -np.log(2.0), near, np.log1p(-np.exp(u))))
-
-
-def find_roots(f: Callable[[Array, npt.NDArray[np.intp]], Array], low: Array, high: Array) -> tuple[Array, int]:
-    """Solve f = 0 in each coordinate's bracket by Chandrupatla's method (bisection or inverse quadratic steps).
-
-    ``f(x, i)`` gives the values at x of the coordinates i. Where rounding hides the sign change, the end with the
-    smaller value is the root. Returns the roots and the number of rounds.
-    """
-    i = np.arange(low.size)
-    a, b = high.astype(np.float64), low.astype(np.float64)
-    fa, fb = f(a, i), f(b, i)
-    roots = np.where(np.abs(fa) < np.abs(fb), a, b)
-    live = (np.sign(fa) * np.sign(fb) < 0.0) & (a != b)
-    i, a, b, fa, fb = i[live], a[live], b[live], fa[live], fb[live]
-    t = np.full(i.size, 0.5)
-    rounds = 0
-    while i.size and rounds < 300:
-        rounds += 1
-        x = a + t * (b - a)
-        fx = f(x, i)
-        same = np.sign(fx) == np.sign(fa)
-        c, fc = np.where(same, a, b), np.where(same, fa, fb)
-        b, fb = np.where(same, b, a), np.where(same, fb, fa)
-        a, fa = x, fx
-        best = np.where(np.abs(fa) < np.abs(fb), a, b)
-        roots[i] = best
-        # Half of the smallest step that still moves the iterate, relative to the bracket.
-        limit = (2.0 * np.finfo(np.float64).eps * np.abs(best) + 1e-300) / np.maximum(np.abs(b - a), 1e-300)
-        live = (limit < 0.5) & (fa != 0.0)
-        i, a, b, c, limit = i[live], a[live], b[live], c[live], limit[live]
-        fa, fb, fc = fa[live], fb[live], fc[live]
-        with np.errstate(all="ignore"):  # steps that divide by zero are discarded below
-            xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-            quadratic = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-            usable = (phi**2 < xi) & ((1.0 - phi) ** 2 < 1.0 - xi) & np.isfinite(quadratic)
-        t = np.clip(np.where(usable, quadratic, 0.5), limit, 1.0 - limit)
-    return roots, rounds
-
-
-def find_root(f: Callable[[float], float], low: float, high: float) -> tuple[float, int]:
-    """Scalar form of `find_roots`."""
-    roots, rounds = find_roots(lambda x, i: np.array([f(float(v)) for v in x]), np.array([low]), np.array([high]))
-    return float(roots[0]), rounds
-
-
-def vertex(size: int, at: int) -> Array:
-    """Return the log-probabilities of a point mass."""
-    log_q = np.full(size, -np.inf)
-    log_q[at] = 0.0
-    return log_q
-
-
-def positive_log(q: Array) -> Array:
-    """Return log q with log 0 = -inf, normalised."""
-    with np.errstate(divide="ignore"):
-        return log_softmax(np.log(q))
 
 
 # ------------------------------------------------------------------------------------------------------ closed forms
@@ -358,12 +258,30 @@ def mirror(plan: Plan, row: FaceRow) -> Found:
         g = row.l + gain * uncovered(log_q, row.budget - 1)
         return g - plan.lam * (log_q - row.log_r + 1.0) if plan.lam else g
 
+    def is_near(log_q: Array) -> bool:
+        if plan.tolerance is None:
+            return False
+        return _mirror_gap(plan, row, log_q, gradient(log_q)) <= plan.tolerance * plan.lam
+
     eta = plan.eta if plan.eta is not None else _auto_eta(plan.lam, float(gain.max()), row.budget)
-    for _ in range(plan.steps):
+    taken = 0
+    while taken < plan.steps and not is_near(log_q):
         # A step size far above 2 / L diverges; it stays among the finite numbers.
         moved = np.clip(log_q + eta * gradient(log_q), FLOOR, -FLOOR)
         log_q = np.maximum(log_softmax(moved), FLOOR)
-    return Found(log_q, dot(np.exp(log_q), gradient(log_q)), coverage_omega(plan, row, log_q), plan.steps)
+        taken += 1
+    threshold, accurate = dot(np.exp(log_q), gradient(log_q)), plan.tolerance is None or is_near(log_q)
+    return Found(log_q, threshold, coverage_omega(plan, row, log_q), taken, accurate=accurate)
+
+
+def _mirror_gap(plan: Plan, row: FaceRow, log_q: Array, g: Array) -> float:
+    """Return max g - <q, g>; tokens without mass by the conjugate at nu = max g: max over x of (l - nu) x - phi(x)."""
+    on = np.exp(log_q) > 0.0
+    nu = float(g[on].max())
+    gain = plan.beta_bar * row.budget * row.w
+    with np.errstate(over="ignore"):
+        lost = np.exp(row.log_r + (row.l + gain - nu) / plan.lam - 1.0)[~on]
+    return nu - dot(np.exp(log_q), g) + plan.lam * float(lost.sum())
 
 
 def _auto_eta(lam: float, gain: float, budget: int) -> float:
@@ -372,6 +290,12 @@ def _auto_eta(lam: float, gain: float, budget: int) -> float:
     bend = {1: 0.0, 2: 1.0}.get(k, ((k - 2) / max(k - 1, 1)) ** (k - 2))
     smoothness = lam + gain * bend
     return 1.0 / smoothness if smoothness > 0.0 else 1.0
+
+
+def at_a_price(plan: Plan, row: FaceRow) -> Found:
+    """Choose the number of tokens for one of the solvers above."""
+    bases: dict[str, Solver] = {"entropy": softmax, "kl": anchored_softmax, "quadratic": quadratic, "tsallis": tsallis}
+    return adaptive_k(plan, row, bases)
 
 
 #: Plan kind → solver: all that a new plan has to add to this backend.
@@ -385,4 +309,13 @@ SOLVERS: dict[Any, Solver] = {
     "coverage_dual": coverage_dual,
     "coverage_waterfill": coverage_waterfill,
     "mirror": mirror,
+    "separable_dual": separable_dual,
+    "greedy_fill": greedy_fill,
+    "adaptive_k": at_a_price,
 }
+
+
+def optimum(plan: Plan, row: FaceRow) -> Found | None:
+    """Solve a plan on a face, with the multiplier of its target if it has one; None where it is infeasible."""
+    solver = SOLVERS[plan.kind.value]
+    return solver(plan, row) if plan.target is None else reach_target(plan, row, solver)

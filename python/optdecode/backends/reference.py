@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from optdecode._status import Status
-from optdecode.backends._reference_draw import draw_positions, philox4x32_10, row_seeds
-from optdecode.backends._reference_solvers import SOLVERS, FaceRow, Found, dot
+from optdecode.backends._reference_draw import draw_by_code, draw_distinct, draw_positions, philox4x32_10, row_seeds
+from optdecode.backends._reference_numeric import FaceRow, Found, dot
+from optdecode.backends._reference_solvers import optimum
 from optdecode.backends._reference_supports import (
     FLOOR,
     Array,
@@ -29,16 +30,20 @@ from optdecode.backends._reference_supports import model_log_probs as model_log_
 if TYPE_CHECKING:
     from optdecode._plan import Plan
 
-__all__ = ["model_log_probs", "philox4x32_10", "row_seeds", "sample", "solve"]
+__all__ = ["model_log_probs", "philox4x32_10", "row_seeds", "sample", "sample_codes", "solve"]
+
+
+#: Threshold, objective, entropy, kl, kept mass, multiplier.
+Scalars = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)
 class SolvedRow:
-    """One row: face token ids, log q on them, (threshold, objective, entropy, kl, kept mass), iterations, status."""
+    """One row: face token ids, log q on them, `Scalars`, iterations, status."""
 
     ids: npt.NDArray[np.intp]
     log_q: Array
-    scalars: tuple[float, float, float, float, float]
+    scalars: Scalars
     iterations: int
     status: Status
 
@@ -91,7 +96,8 @@ def solve(
     Returns
     -------
     tuple of ndarray
-        log_probs, probs, face (B, V); threshold, objective, entropy, kl, kept_mass, iterations, status (B,).
+        log_probs, probs, face (B, V); threshold, objective, entropy, kl, kept_mass, multiplier, iterations,
+        status (B,).
     """
     batch = _batch(logits, dtype, mask, anchor, weights, budget)
     with np.errstate(over="ignore"):  # rows of +-1e308: infinities that FLOOR then catches
@@ -106,7 +112,7 @@ def solve(
             probs[b, row.ids], face[b, row.ids] = np.exp(row.log_q), True
         else:
             log_probs[b], probs[b] = np.nan, np.nan
-    scalars = np.array([row.scalars for row in rows], dtype=np.float64).reshape(len(rows), 5)
+    scalars = np.array([row.scalars for row in rows], dtype=np.float64).reshape(len(rows), 6)
     iterations = np.array([row.iterations for row in rows], dtype=np.uint32)
     status = np.array([row.status for row in rows], dtype=np.uint8)
     return log_probs, probs, face, *(np.ascontiguousarray(column) for column in scalars.T), iterations, status
@@ -125,7 +131,7 @@ def sample(
     n: int,
     coupling: str,
     threads: int = 0,
-) -> tuple[npt.NDArray[np.int64], Array, npt.NDArray[np.uint8]]:
+) -> tuple[npt.NDArray[np.int64], Array, npt.NDArray[np.uint8], Array | None]:
     """Draw n tokens from the optimum of every row.
 
     Parameters
@@ -138,16 +144,18 @@ def sample(
         Key and counter of the random numbers.
     n : int
         Draws a row.
-    coupling : {"iid", "systematic"}
+    coupling : {"iid", "systematic", "gumbel_topk"}
         How the draws of a row depend on each other.
 
     Returns
     -------
     tuple of ndarray
-        tokens (B, n), -1 on rows without a distribution; log_probs (B, n), NaN there; status (B,).
+        tokens (B, n), -1 on rows without a distribution; log_probs (B, n), NaN there; status (B,); log_inclusion (B, n)
+        of ``"gumbel_topk"``, else None.
     """
     batch = _batch(logits, dtype, mask, anchor, weights, budget)
     count = batch.logits.shape[0]
+    log_inclusion = np.full((count, n), np.nan) if coupling == "gumbel_topk" else None
     tokens = np.full((count, n), -1, dtype=np.int64)
     log_probs = np.full((count, n), np.nan)
     status = np.zeros(count, dtype=np.uint8)
@@ -155,10 +163,63 @@ def sample(
         with np.errstate(over="ignore"):
             row = _solve_row(plans[b if len(plans) > 1 else 0], *batch.row(b))
         status[b] = row.status
-        if row.status.is_solved:
+        if not row.status.is_solved:
+            continue
+        if log_inclusion is None:
             drawn = draw_positions(np.exp(row.log_q), int(seeds[b]), int(positions[b]), n, coupling)
-            tokens[b], log_probs[b] = row.ids[drawn], row.log_q[drawn]
-    return tokens, log_probs, status
+        else:
+            drawn, inclusion = draw_distinct(row.log_q, int(seeds[b]), int(positions[b]), n)
+            log_inclusion[b, : drawn.size] = inclusion
+            status[b] = row.status if drawn.size == n else Status.TOO_FEW_TOKENS
+        tokens[b, : drawn.size], log_probs[b, : drawn.size] = row.ids[drawn], row.log_q[drawn]
+    return tokens, log_probs, status, log_inclusion
+
+
+def sample_codes(
+    plans: list[Plan],
+    logits: npt.NDArray[np.generic],
+    dtype: str,
+    mask: npt.NDArray[np.generic] | None,
+    anchor: Array | None,
+    weights: Array | None,
+    budget: npt.NDArray[np.uint32] | None,
+    seed: int,
+    sequences: npt.NDArray[np.uint32],
+    codes: npt.NDArray[np.uint64],
+    steps: npt.NDArray[np.uint64],
+    threads: int = 0,
+) -> tuple[npt.NDArray[np.generic], ...]:
+    """Draw one token of every row by the arithmetic code of its sequence.
+
+    Parameters
+    ----------
+    plans, logits, dtype, mask, anchor, weights, budget, threads
+        As in `sample`.
+    seed : int
+        Key of the fresh bits.
+    sequences : ndarray of uint32, shape (B,)
+        Which sequence a row is of.
+    codes, steps : ndarray of uint64, shape (B,)
+        Its code, and how many tokens it has.
+
+    Returns
+    -------
+    tuple of ndarray
+        tokens, log_probs, status, next codes, next steps, all (B,); a row without a distribution keeps its own.
+    """
+    batch = _batch(logits, dtype, mask, anchor, weights, budget)
+    count = batch.logits.shape[0]
+    tokens, log_probs = np.full(count, -1, dtype=np.int64), np.full(count, np.nan)
+    status, codes, steps = np.zeros(count, dtype=np.uint8), codes.copy(), steps.copy()
+    for b in range(count):
+        with np.errstate(over="ignore"):
+            row = _solve_row(plans[b if len(plans) > 1 else 0], *batch.row(b))
+        status[b] = row.status
+        if row.status.is_solved:
+            q, code, step = np.exp(row.log_q), int(codes[b]), int(steps[b])
+            drawn, codes[b] = draw_by_code(q, code, step, seed, int(sequences[b]))
+            tokens[b], log_probs[b], steps[b] = row.ids[drawn], row.log_q[drawn], step + 1
+    return tokens, log_probs, status, codes, steps
 
 
 def model_log_probs(
@@ -237,18 +298,19 @@ def _solve_row(
         w=w[on],
         budget=plan.budget if budget is None else budget,
     )
-    found = SOLVERS[plan.kind.value](plan, face)
-    return SolvedRow(
-        ids[on],
-        found.log_q,
-        _scalars(plan, face, found, shift),
-        found.iterations,
-        Status.OK,
-    )
+    found = optimum(plan, face)
+    if found is None:
+        return _without_distribution(Status.INFEASIBLE)
+    scalars = _scalars(plan, face, found, shift)
+    kept = np.ones(face.x.size, dtype=bool) if found.kept is None else found.kept
+    # A divergence from an anchor that underflows may be too large for a float at every distribution.
+    accurate = found.accurate and np.isfinite(scalars[:2]).all()
+    status = Status.OK if accurate else Status.REDUCED_ACCURACY
+    return SolvedRow(ids[on][kept], found.log_q[kept], scalars, found.iterations, status)
 
 
 def _without_distribution(status: Status) -> SolvedRow:
-    return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 5, 0, status)
+    return SolvedRow(np.empty(0, dtype=np.intp), np.empty(0), (float("nan"),) * 6, 0, status)
 
 
 def _allowed(plan: Plan, x: Array, mask: Flags | None, anchor: Array | None) -> tuple[npt.NDArray[np.intp], Status]:
@@ -308,8 +370,8 @@ def _linear(plan: Plan, x: Array) -> tuple[Array, float]:
     return np.maximum(plan.score_weight * ((x - best) / t), FLOOR), plan.score_weight * (best / t)
 
 
-def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> tuple[float, float, float, float, float]:
-    """Return threshold, objective, entropy, kl and kept mass."""
+def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> Scalars:
+    """Return threshold, objective, entropy, kl, kept mass and multiplier."""
     log_q = found.log_q
     q = np.exp(log_q)
     reference = face.log_p if plan.anchor == "none" else face.log_r
@@ -319,6 +381,7 @@ def _scalars(plan: Plan, face: FaceRow, found: Found, shift: float) -> tuple[flo
         0.0 - dot(q, log_q),
         dot(q, log_q - reference),
         float(np.exp(face.log_p[log_q > -np.inf]).sum()),
+        found.multiplier,
     )
 
 

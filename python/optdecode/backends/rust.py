@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdecode import _core
-from optdecode._plan import Plan
+from optdecode._plan import Plan, PlanKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,13 @@ def _all_compiled(plans: list[Plan]) -> list[_core.Plan]:
         return [compiled(plan) for plan in plans]
 
 
+class NotCompiledError(Exception):
+    """A plan has code of the caller's own, which runs in Python."""
+
+
 def _compile(plan: Plan) -> _core.Plan:
+    if plan.kind is PlanKind.USER:
+        raise NotCompiledError(f"the Rust core cannot run {plan!r}")
     return _core.Plan(
         plan.kind.value,
         temperature=plan.temperature,
@@ -50,6 +56,11 @@ def _compile(plan: Plan) -> _core.Plan:
         anchor=plan.anchor,
         steps=plan.steps,
         eta=plan.eta,
+        tolerance=plan.tolerance,
+        terms=list(plan.terms),
+        price=plan.price,
+        cap=plan.cap,
+        target=plan.target,
         supports=list(plan.supports),
         chains=[list(chain) for chain in plan.chains],
         allowed=None if plan.allowed is None else np.array(plan.allowed, dtype=np.uint32),
@@ -66,10 +77,19 @@ def solve(
 def sample(
     plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
     seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str, threads: int,
-) -> tuple[NDArray[Any], ...]:  # fmt: skip
+) -> tuple[NDArray[Any] | None, ...]:  # fmt: skip
     """Draw n tokens a row; see `optdecode.backends.Backend`."""
     natives = _all_compiled(plans)
     return _core.sample(natives, logits, dtype, mask, anchor, weights, budget, seeds, positions, n, coupling, threads)
+
+
+def sample_codes(
+    plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any, seed: int,
+    sequences: NDArray[Any], codes: NDArray[Any], steps: NDArray[Any], threads: int,
+) -> tuple[NDArray[Any], ...]:  # fmt: skip
+    """Draw one token a row by arithmetic codes; see `optdecode.backends.Backend`."""
+    arrays = (logits, dtype, mask, anchor, weights, budget)
+    return _core.sample_codes(_all_compiled(plans), *arrays, seed, sequences, codes, steps, threads)
 
 
 def model_log_probs(
@@ -103,5 +123,8 @@ def sample_plain(
         (tokens, log_probs, status, whether all rows have a distribution); the arrays have the caller's batch shape, and
         the status of a single row is an int.
     """
-    natives = _all_compiled(plans) if isinstance(plans, list) else compiled(plans)
+    try:
+        natives = _all_compiled(plans) if isinstance(plans, list) else compiled(plans)
+    except NotCompiledError:
+        return None
     return _core.sample_plain(natives, logits, seed, position, n, coupling, threads)

@@ -1,4 +1,4 @@
-"""``optdecode explain``: problem, plan, solution, certificate of one row of logits."""
+"""``optdecode explain``: problem, plan, solution, certificate of one row of logits, and their picture."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optdecode._decoder import Decoder
 from optdecode._parse import parse_decoder
 from optdecode._solution import Solution
-from optdecode.errors import ShapeError
+from optdecode.errors import ProblemError, ShapeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EXAMPLE = """example:
   python -c "import numpy as np; np.save('row.npy', np.random.default_rng(0).normal(size=1000) * 3)"
-  optdecode explain 'entmax(alpha=1.5).subject_to(TopK(50))' --logits row.npy
+  optdecode explain 'entmax(alpha=1.5).subject_to(TopK(50))' --logits row.npy --plot entmax.png
+  optdecode explain 'top_p(0.9)' 'min_p(0.05)' 'sparsemax()' --logits row.npy --plot compared.svg
 """
+_SUFFIXES = (".png", ".svg", ".pdf")
+_PIXELS_PER_INCH = 150
 
 
 def add_parser(commands: Any) -> None:
@@ -26,36 +30,77 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "explain",
         help="problem, plan, solution and certificate of a decoder",
-        description="Print the problem a decoder solves and, for given logits, its solution and certificate.",
+        description=(
+            "Print the problem a decoder solves and, for given logits, its solution and certificate. "
+            "With --plot, also draw them; several decoders are drawn side by side."
+        ),
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("decoder", help="such as 'top_p(0.95, temperature=0.8)'; parsed, never evaluated")
+    parser.add_argument(
+        "decoder", nargs="+", help="such as 'top_p(0.95, temperature=0.8)'; parsed, never evaluated; one or several"
+    )
     parser.add_argument("--logits", type=Path, metavar="FILE.npy", help="one row (V,) or several (..., V)")
     parser.add_argument("--row", type=int, default=0, help="which row of the file to show (default 0)")
     parser.add_argument("--top", type=int, default=8, help="how many tokens to list (default 8)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the row; the name ends in .png, .svg or .pdf (needs --logits)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    decoder = parse_decoder(arguments.decoder)
+    decoders = [parse_decoder(text) for text in arguments.decoder]
+    if arguments.plot is not None:
+        _check_plot(arguments.plot, arguments.logits)
+    row = None if arguments.logits is None else _row(arguments.logits, arguments.row)
+    for place, decoder in enumerate(decoders):
+        if place:
+            print("\n")
+        _explain(decoder, row, max(arguments.top, 0))
+    if arguments.plot is not None:
+        _plot(decoders, row, arguments.plot)
+        print(f"\npicture     {arguments.plot}")
+    return 0
+
+
+def _explain(decoder: Decoder, row: NDArray[Any] | None, top: int) -> None:
     print(repr(decoder))
     print()
     decoder.explain()
-    if arguments.logits is None:
-        return 0
-    logits = _load(arguments.logits)
-    rows = logits.reshape(-1, logits.shape[-1]) if logits.ndim else logits
-    if not rows.ndim or not -len(rows) <= arguments.row < len(rows):
-        raise ShapeError(f"--row {arguments.row}: {arguments.logits} holds shape {logits.shape}")
-    row = rows[arguments.row]
+    if row is None:
+        return
     solution = decoder(row)
     print()
     print("\n".join(_solution_lines(solution)))
     print()
-    print("\n".join(_token_lines(row, solution, max(arguments.top, 0))))
-    return 0
+    print("\n".join(_token_lines(row, solution, top)))
+
+
+def _check_plot(path: Path, logits: Path | None) -> None:
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ProblemError(f"--plot {path}: the name must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
+    if not path.parent.is_dir():
+        raise ProblemError(f"--plot {path}: there is no directory {path.parent}")
+    if logits is None:
+        raise ProblemError("--plot draws one row of logits: pass --logits FILE.npy")
+
+
+def _plot(decoders: list[Decoder], row: Any, path: Path) -> None:
+    from optdecode import plot
+
+    figure = plot.decoder(decoders[0], row) if len(decoders) == 1 else plot.compare(decoders, row)
+    figure.savefig(path, dpi=_PIXELS_PER_INCH)
+
+
+def _row(path: Path, index: int) -> NDArray[Any]:
+    logits = _load(path)
+    rows = logits.reshape(-1, logits.shape[-1]) if logits.ndim else logits
+    if not rows.ndim or not -len(rows) <= index < len(rows):
+        raise ShapeError(f"--row {index}: {path} holds shape {logits.shape}")
+    row: NDArray[Any] = rows[index]
+    return row
 
 
 def _load(path: Path) -> NDArray[Any]:

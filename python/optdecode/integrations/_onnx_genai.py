@@ -19,7 +19,7 @@ def genai_generate(
     eos_token_id: int | Sequence[int],
     samples: int = 1,
     seed: Any = None,
-    coupling: str = "iid",
+    coupling: Any = "iid",
     mask: Mask | None = None,
     prefix_budget: bool = True,
     on_failure: str = "raise",

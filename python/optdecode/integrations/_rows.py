@@ -12,11 +12,12 @@ import numpy.typing as npt
 from optdecode._batch import sample_batch
 from optdecode._decoder import Decoder
 from optdecode._inputs import read_seeds
-from optdecode._solution import raise_on_failure
+from optdecode._solution import Draw, raise_on_failure
 from optdecode._spec import one_of, positive_int
 from optdecode._status import Status
 from optdecode._system import row_seeds
 from optdecode.errors import ProblemError, ShapeError
+from optdecode.integrations._row_codes import of_rows, row_codes
 from optdecode.multisample import prefix_groups
 
 Int64 = npt.NDArray[np.int64]
@@ -82,7 +83,7 @@ class RowDraws:
         Sequences, and how many of each prompt.
     seed : int or integer array, optional
         A scalar stands for `row_seeds`; an array has one seed a sequence, or, coupled, one a prompt.
-    coupling : {"iid", "systematic"}
+    coupling : {"iid", "systematic"}, or ArithmeticCodes, one a prompt
         ``"systematic"``: sibling i of n uses ``frac(u + i / n)`` at each position.
     prefix_budget : bool
         With several siblings, K of a coverage term is the number of live siblings with the same tokens so far.
@@ -99,7 +100,7 @@ class RowDraws:
         siblings: int = 1,
         *,
         seed: Any = None,
-        coupling: str = "iid",
+        coupling: Any = "iid",
         prefix_budget: bool = True,
         mask: Mask | None = None,
         on_failure: str = "raise",
@@ -110,7 +111,9 @@ class RowDraws:
         if rest:
             raise ShapeError(f"{rows} rows are no whole number of groups of {siblings}")
         self._prompt, self._sibling = np.divmod(np.arange(rows), siblings)
-        self._systematic = one_of("generate", "coupling", coupling, ("iid", "systematic")) == "systematic"
+        self._codes = row_codes(coupling, prompts, siblings, seed)
+        coupling = "iid" if self._codes else one_of("generate", "coupling", coupling, ("iid", "systematic"))
+        self._systematic = coupling == "systematic"
         self._mark = one_of("generate", "on_failure", on_failure, ("raise", "mark")) == "mark"
         if mask is not None and not callable(mask):
             raise ProblemError(f"mask must be a callable, mask(tokens, live); got {type(mask).__name__}")
@@ -143,10 +146,7 @@ class RowDraws:
         """
         given = self._arguments(live, tokens)
         decoders = [self._decoders[row] for row in live]
-        count, coupling = (self._siblings, "systematic") if self._systematic else (1, "iid")
-        drawn = sample_batch(
-            decoders, logits, self._seeds[live], tokens.shape[1], n=count, coupling=coupling, threads=1, **given
-        )
+        drawn = self._draw(decoders, logits, live, tokens.shape[1], given)
         own = np.arange(len(live)), self._sibling[live] if self._systematic else 0
         status = np.zeros(tokens.shape[0], dtype=np.int64)
         status[live] = np.asarray(drawn.status)
@@ -159,6 +159,18 @@ class RowDraws:
             status,
             _log_q(decoders, logits, given) if log_q else None,
         )
+
+    def _draw(self, decoders: list[Decoder], logits: Any, live: Int64, position: int, given: dict[str, Any]) -> Draw:
+        if self._codes is not None:
+
+            def of_prompt(places: Int64, codes: Any) -> Draw:
+                own, part = [decoders[place] for place in places], of_rows(given, places)
+                return sample_batch(own, logits[places], coupling=codes, threads=1, **part)
+
+            return self._codes.draw(live, of_prompt)
+        count, coupling = (self._siblings, "systematic") if self._systematic else (1, "iid")
+        seeds = self._seeds[live]
+        return sample_batch(decoders, logits, seeds, position, n=count, coupling=coupling, threads=1, **given)
 
     def _arguments(self, live: Int64, tokens: Int64) -> dict[str, Any]:
         """What this step adds to the logits: the mask and the budgets of the rows `live`."""
@@ -179,7 +191,7 @@ def _log_q(decoders: list[Decoder], logits: Any, given: dict[str, Any]) -> Any:
     """Return log q of every row, (L, V), from what its draw was made of."""
     result = logits.clone() if hasattr(logits, "clone") else np.array(logits)
     for index, decoder in enumerate(decoders):
-        own = {name: value if value.ndim < 2 and name == "mask" else value[index] for name, value in given.items()}
+        own = of_rows(given, index)
         if not decoder.plan.has_coverage:
             own.pop("budget", None)
         solution = decoder(logits[index], threads=1, on_failure="mark", **own)

@@ -55,7 +55,7 @@ def generate(
     eos_token_id: int | Sequence[int],
     samples: int = 1,
     seed: Any = None,
-    coupling: str = "iid",
+    coupling: Any = "iid",
     max_new_tokens: int = 40,
     mask: Mask | None = None,
     prefix_budget: bool = True,
@@ -78,8 +78,9 @@ def generate(
     seed : int or integer array, optional
         One integer, from which `optdecode.row_seeds` derives one seed a sequence; or an array, one a sequence. With
         a coupling: one a prompt. None draws fresh entropy.
-    coupling : {"iid", "systematic"}
-        How the samples of a prompt are drawn: ``"systematic"`` spreads them over q.
+    coupling : {"iid", "systematic"}, or ArithmeticCodes of `samples` sequences, one a prompt
+        How the samples of a prompt are drawn: ``"systematic"`` spreads them over q at each step, `ArithmeticCodes`,
+        which bring their seeds, over whole sequences.
     max_new_tokens : int
         Where a sequence is cut.
     mask : callable, optional

@@ -78,7 +78,7 @@ def optdecode_generate(
     *,
     decoder: Decoder | Sequence[Decoder],
     seed: Any = None,
-    coupling: str = "iid",
+    coupling: Any = "iid",
     mask: Mask | None = None,
     prefix_budget: bool = True,
     on_failure: str = "raise",
@@ -100,8 +100,8 @@ def optdecode_generate(
     seed : int or integer array, optional
         One integer, from which `optdecode.row_seeds` derives one seed a sequence; or an array, one a sequence. With
         a coupling: one a prompt. None draws fresh entropy.
-    coupling : {"iid", "systematic"}
-        How the `num_return_sequences` sequences of a prompt are drawn: ``"systematic"`` spreads them over q.
+    coupling : {"iid", "systematic"}, or `ArithmeticCodes`, one a prompt, which bring their seeds
+        How the `num_return_sequences` sequences of a prompt are drawn: spread over q, or over whole sequences.
     mask : callable, optional
         ``mask(tokens, live)`` with (B, T) generated so far and the rows that still grow (NumPy) returns what may come
         next: a mask as in `Decoder.__call__`, (B, ...) or one for all rows, or None. Rows that ended are not read.

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from optdecode.errors import BackendUnavailableError
 from optdecode.integrations._onnx_model import OnnxModel
+from optdecode.integrations._row_codes import RowCodes, row_codes
 from optdecode.models.dagmod import BOS, EOS, PAD, Problem
 
 __all__ = ["EmbeddedModel", "Generation"]
@@ -35,8 +36,8 @@ _DATA = Path(__file__).parent / "data"
 class SupportsSample(Protocol):
     """What `EmbeddedModel.generate` needs of a decoder; `optdecode.Decoder` has it."""
 
-    def sample(self, logits: Any, *, seed: Any, position: Any) -> Any:
-        """Return a draw with ``tokens`` and ``log_probs`` of shape (B, 1)."""
+    def sample(self, logits: Any, *, seed: Any = ..., position: Any = ..., coupling: Any = ...) -> Any:
+        """Return a draw with ``tokens`` and ``log_probs`` of shape (B, 1); by seed and position, or a coupling."""
 
     def __call__(self, logits: Any) -> Any:
         """Return a solution with ``entropy`` of shape (B,); called only where entropies are asked for."""
@@ -162,7 +163,8 @@ class EmbeddedModel(OnnxModel):
         decoder: SupportsSample,
         *,
         samples: int = 1,
-        seed: int | npt.ArrayLike = 0,
+        seed: int | npt.ArrayLike | None = None,
+        coupling: Any = "iid",
         max_new_tokens: int = 40,
         batch_size: int = 256,
         entropy: bool = False,
@@ -180,8 +182,11 @@ class EmbeddedModel(OnnxModel):
             Sequences per prompt.
         seed
             One integer, from which `optdecode.row_seeds` derives one seed per sequence, or an array of one seed per
-            sequence, (prompts, samples) or flat. A sequence's draws depend on its seed and logits alone, whatever else
-            is in the batch.
+            sequence, (prompts, samples) or flat; None is 0. A sequence's draws depend on its seed and logits alone,
+            whatever else is in the batch.
+        coupling
+            ``"iid"``, or `optdecode.ArithmeticCodes` of `samples` sequences, one a prompt: they spread the samples of a
+            prompt over its sequences, and bring their seeds.
         max_new_tokens
             Where a sequence is cut if ``<eos>`` did not come.
         batch_size
@@ -198,7 +203,11 @@ class EmbeddedModel(OnnxModel):
         """
         encoded = [self.encode(prompt.prompt if isinstance(prompt, Problem) else prompt) for prompt in prompts]
         self._check(encoded, samples, max_new_tokens, batch_size)
-        run = _Run(_seeds(seed, len(encoded), samples), max_new_tokens, self._pad, entropy, progress)
+        codes = row_codes(coupling, len(encoded), samples, seed)
+        if codes is None and coupling != "iid":
+            raise ValueError(f"coupling must be 'iid', or ArithmeticCodes, one a prompt; got {coupling!r}.")
+        seeds = _seeds(0 if seed is None else seed, len(encoded), samples)
+        run = _Run(seeds, codes, max_new_tokens, self._pad, entropy, progress)
         for rows in _chunks([len(ids) for ids in encoded], samples, batch_size):
             self._generate_chunk(run, decoder, encoded, rows, samples)
         return run.result(samples, self.decode)
@@ -242,6 +251,7 @@ class _Run:
     def __init__(
         self,
         seeds: UInt64,
+        codes: RowCodes | None,
         max_new_tokens: int,
         pad: int,
         entropy: bool,
@@ -249,6 +259,7 @@ class _Run:
     ) -> None:
         shape = (len(seeds), max_new_tokens)
         self.seeds, self.max_new_tokens, self._pad, self._progress = seeds, max_new_tokens, pad, progress
+        self._codes = codes
         self._tokens = np.full(shape, pad, dtype=np.int64)
         self._log_probs = np.zeros(shape, dtype=np.float32)
         self._entropies = np.zeros(shape, dtype=np.float32) if entropy else None
@@ -263,7 +274,10 @@ class _Run:
     def draw(self, decoder: SupportsSample, logits: Float32, rows: Int64, position: int) -> Int64:
         """Draw one token for each sequence of `rows` and write it down."""
         begin = perf_counter()
-        draw = decoder.sample(logits, seed=self.seeds[rows], position=position)
+        if self._codes is not None:
+            draw = self._codes.draw(rows, lambda places, codes: decoder.sample(logits[places], coupling=codes))
+        else:
+            draw = decoder.sample(logits, seed=self.seeds[rows], position=position)
         self._decode_seconds[position] += perf_counter() - begin
         self._rows[position] += len(rows)
         tokens = np.asarray(draw.tokens, dtype=np.int64).reshape(len(rows))

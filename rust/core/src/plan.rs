@@ -15,7 +15,7 @@ pub struct Plan {
     pub score_weight: f64,
     /// The linear term takes the untempered logits (`p` stays tempered).
     pub raw_scores: bool,
-    /// The reference distribution `r` of a KL term.
+    /// The reference distribution `r` of a KL term; of a sum, `Given` if any term has it.
     pub anchor: Anchor,
     /// Data-dependent faces, all measured on the same `p`, intersected.
     pub supports: Vec<Support>,
@@ -23,6 +23,11 @@ pub struct Plan {
     pub chains: Vec<Vec<Support>>,
     /// Sorted, distinct token ids; `None` allows all.
     pub allowed: Option<Vec<u32>>,
+    /// Largest probability of a token, in (0, 1]; below 1 with [`Objective::Separable`] and [`Objective::GreedyFill`] only.
+    pub cap: f64,
+    /// What a multiplier of the whole regulariser, found row by row, is to reach; `None` is multiplier 1. Not with a vertex,
+    /// [`Objective::Mirror`] or [`Objective::AdaptiveK`].
+    pub target: Option<Target>,
 }
 
 impl Plan {
@@ -35,6 +40,11 @@ impl Plan {
     pub(crate) fn keeps_best(&self) -> bool {
         let mut rules = self.supports.iter().chain(self.chains.iter().flatten());
         rules.all(|support| support.rule.keeps_best())
+    }
+
+    /// Whether the distribution is more than the objective's own: the ways for draws know of no cap and of no target.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.cap < 1.0 || self.target.is_some()
     }
 }
 
@@ -79,11 +89,101 @@ pub enum Objective {
         lam: f64,
         /// The coverage term.
         coverage: Coverage,
-        /// Number of steps J.
+        /// Number of steps J; the most there are, with a tolerance.
         steps: u32,
         /// Step size; `None` is 1/L with the relative smoothness L of the objective.
         eta: Option<f64>,
+        /// Positive: stop once the Frank-Wolfe gap is at most this many lam, `lam > 0`; a row that is not there after `steps` is of
+        /// reduced accuracy. `None` takes exactly `steps`.
+        tolerance: Option<f64>,
     },
+    /// `Omega = sum of terms`, each a sum over tokens, and `q <= cap`. Together they are convex on [0, 1].
+    Separable {
+        /// Each with a coefficient other than 0.
+        terms: Vec<Term>,
+        /// Budget and weights of the one covering term, if there is one, with its coefficient.
+        coverage: Option<Coverage>,
+    },
+    /// `Omega = 0` and `q <= cap`: the best tokens in order, each filled up to the cap.
+    GreedyFill,
+    /// `Omega = base + price * (number of tokens)`, on the k best tokens for the best k.
+    AdaptiveK {
+        /// Entropy, KL from the model, quadratic or Tsallis, with a positive coefficient.
+        base: Term,
+        /// Positive.
+        price: f64,
+    },
+}
+
+impl Objective {
+    /// The coverage term, if there is one.
+    pub fn coverage(&self) -> Option<&Coverage> {
+        match self {
+            Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } => Some(coverage),
+            Objective::Separable { coverage, .. } => coverage.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// `coefficient * sum phi(q_i)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Term {
+    /// phi.
+    pub kind: TermKind,
+    /// Finite; positive for divergences and for the two that cover, which are concave and subtracted.
+    pub coefficient: f64,
+}
+
+/// A function of q that is a sum over tokens, `r` being an anchor and K and w those of the objective's coverage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TermKind {
+    /// `sum q log q`.
+    Entropy,
+    /// `sum q^2 / 2`.
+    Quadratic,
+    /// `sum (q^alpha - q) / (alpha (alpha - 1))`.
+    Tsallis {
+        /// Greater than 1.
+        alpha: f64,
+    },
+    /// `sum q log (q / r)`.
+    Kl(Anchor),
+    /// `sum r f(q / r)`, `f(t) = (t^alpha - alpha t + alpha - 1) / (alpha (alpha - 1))`, with its limits at 0 and 1.
+    Divergence {
+        /// Finite.
+        alpha: f64,
+        /// r.
+        anchor: Anchor,
+    },
+    /// `-sum w (1 - (1 - q)^K)`.
+    Coverage,
+    /// `-sum w log (1 - (1 - q)^K)`.
+    LogCoverage,
+}
+
+impl TermKind {
+    /// Whether K and w are those of the objective's coverage.
+    pub fn covers(self) -> bool {
+        matches!(self, TermKind::Coverage | TermKind::LogCoverage)
+    }
+
+    /// r.
+    pub fn anchor(self) -> Anchor {
+        match self {
+            TermKind::Kl(anchor) | TermKind::Divergence { anchor, .. } => anchor,
+            _ => Anchor::None,
+        }
+    }
+}
+
+/// What the smallest multiplier of the whole regulariser is to reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// `H(q) >= h`, in nats.
+    Entropy(f64),
+    /// `KL(q || r) <= epsilon`, r the plan's anchor.
+    Divergence(f64),
 }
 
 /// `beta_bar * sum w_i (1 - (1 - q_i)^budget)`.
@@ -112,7 +212,7 @@ pub enum Weights {
     Array(Vec<f64>),
 }
 
-/// The reference r of a KL term.
+/// The reference r of a KL term or a divergence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
     /// The plan has none (reported KL is against p).

@@ -1,7 +1,7 @@
 //! From a row as it comes in to its allowed tokens: compact, in f64, checked, with the model distribution.
 
 use crate::math::{self, FLOOR};
-use crate::plan::{Anchor, Objective, Plan, Rule, Support, Weights};
+use crate::plan::{Anchor, Plan, Rule, Support, Weights};
 use crate::row::{Row, Scores};
 use crate::status::Status;
 
@@ -175,11 +175,8 @@ pub(crate) fn log_softmax(scores: impl Iterator<Item = f64>, log_p: &mut Vec<f64
 
 /// Whether some support of the plan is measured on untempered probabilities.
 fn needs_raw(plan: &Plan) -> bool {
-    let of_weights = match &plan.objective {
-        Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } => match &coverage.weights {
-            Weights::Support(supports) => supports.as_slice(),
-            _ => &[],
-        },
+    let of_weights = match plan.objective.coverage().map(|coverage| &coverage.weights) {
+        Some(Weights::Support(supports)) => supports.as_slice(),
         _ => &[],
     };
     let takes_probs = |rule| !matches!(rule, Rule::TopK(_) | Rule::MinP(_) | Rule::TopNSigma(_));

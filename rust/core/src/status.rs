@@ -18,6 +18,9 @@ pub enum Status {
     BadAnchor = 5,
     /// A given weight of an allowed token is NaN, negative or infinite.
     BadWeights = 6,
+    /// Fewer tokens have probability than distinct ones were asked for.
+    TooFewTokens = 7,
+    // 8 is taken in Python: a regularizer of the caller's own failed there.
 }
 
 impl Status {

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use optdecode_core::Status;
 use optdecode_core::plan::*;
 
 const BUDGETS: [u32; 9] = [1, 2, 3, 4, 16, 64, 1024, 4096, 10_000];
@@ -95,6 +96,7 @@ fn mirror_ascent_is_algorithm_one_and_reaches_the_optimum() {
                 coverage: term(),
                 steps,
                 eta,
+                tolerance: None,
             })
         };
         // Algorithm 1 as printed, on probabilities.
@@ -128,6 +130,48 @@ fn mirror_ascent_is_algorithm_one_and_reaches_the_optimum() {
 }
 
 #[test]
+fn mirror_ascent_stops_at_the_tolerance() {
+    let mut rng = Rng(22);
+    let x = rng.normals(30, 2.0);
+    let log_p = log_softmax(&x);
+    let (lam, w) = (0.5, vec![1.0; 30]);
+    for budget in [1, 2, 8, 64] {
+        let ascend = |steps, tolerance| {
+            let coverage = Coverage {
+                beta_bar: 0.3,
+                budget,
+                weights: Weights::Uniform,
+            };
+            let objective = Objective::Mirror {
+                lam,
+                coverage,
+                steps,
+                eta: None,
+                tolerance,
+            };
+            solve(&plan(objective), &row(&x))
+        };
+        let exact = coverage(lam, 0.3, budget, Weights::Uniform);
+        for tolerance in [1e-2, 1e-5, 1e-9] {
+            let found = ascend(10_000, Some(tolerance));
+            let taken = found.outcome.iterations;
+            assert_eq!(found.outcome.status, Status::Ok);
+            assert!(gap(&exact, &x, &log_p, &w, &found) <= tolerance * lam + 1e-14);
+            // What DESIGN.md proves of the gap.
+            assert!(total_variation(&found.q, &solve(&exact, &row(&x)).q) <= tolerance);
+            // As many steps as that takes, and the same ones as without a tolerance.
+            assert_eq!(found.log_q, ascend(taken, None).log_q);
+            let one_less = ascend(taken.saturating_sub(1), Some(tolerance));
+            assert_eq!(
+                one_less.outcome.status == Status::ReducedAccuracy,
+                taken > 0,
+                "{budget} {tolerance}"
+            );
+        }
+    }
+}
+
+#[test]
 fn absurd_mirror_steps_stay_finite() {
     for (name, x) in adversarial() {
         for (lam, eta) in [(0.0, 1e6), (1e3, 1e3), (1.0, 5.0)] {
@@ -141,6 +185,7 @@ fn absurd_mirror_steps_stay_finite() {
                 coverage,
                 steps: 200,
                 eta: Some(eta),
+                tolerance: None,
             });
             let q = solve(&plan, &row(&x)).q;
             assert!((q.iter().sum::<f64>() - 1.0).abs() <= 1e-12, "{name} {lam} {eta}");

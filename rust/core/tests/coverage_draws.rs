@@ -216,6 +216,7 @@ fn mirror(plan: &Plan, steps: u32, eta: Option<f64>) -> Plan {
             coverage,
             steps,
             eta,
+            tolerance: None,
         },
         ..plan.clone()
     }

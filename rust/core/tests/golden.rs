@@ -13,7 +13,7 @@ use optdecode_core::Level;
 use optdecode_core::par::Scratch;
 use optdecode_core::plan::*;
 use optdecode_core::row::{Mask, Row, Scores};
-use optdecode_core::sample::{Coupling, draw_tokens, philox4x32_10};
+use optdecode_core::sample::{Code, Coupling, Distinct, draw_by_code, draw_distinct, draw_tokens, philox4x32_10};
 
 const GOLDEN: &str = include_str!("golden.txt");
 const V: usize = 5003;
@@ -44,6 +44,7 @@ fn plans() -> Vec<(&'static str, Plan)> {
         },
         steps: 5,
         eta: Some(1.0),
+        tolerance: None,
     };
     vec![
         ("greedy", of(Objective::Argmax, &[])),
@@ -80,6 +81,27 @@ fn drawn(plan: &Plan, row: &Row<'_>, level: Level, coupling: Coupling, scratch: 
     tokens.to_vec()
 }
 
+/// Distinct tokens.
+fn distinct(plan: &Plan, row: &Row<'_>, level: Level, scratch: &mut Scratch) -> Vec<i64> {
+    let (mut tokens, mut log_probs, mut log_inclusion) = ([0; 6], [0.0; 6], [0.0; 6]);
+    let out = &mut Distinct {
+        tokens: &mut tokens,
+        log_probs: &mut log_probs,
+        log_inclusion: &mut log_inclusion,
+    };
+    draw_distinct(plan, row, level, 0x0123_4567_89AB_CDEF, 42, out, scratch);
+    tokens.to_vec()
+}
+
+/// A sequence on one row, and the code behind it.
+fn sequence(plan: &Plan, row: &Row<'_>, level: Level, scratch: &mut Scratch) -> (Vec<i64>, u64) {
+    let (seed, place) = (0x0123_4567_89AB_CDEF, 5);
+    let mut code = Code::first(seed, place, 8);
+    let mut draw = |_| draw_by_code(plan, row, level, seed, place, &mut code, scratch).0.token;
+    let tokens = (0..6).map(&mut draw).collect();
+    (tokens, code.value)
+}
+
 /// All of it, as the file has it.
 fn tokens(level: Level) -> String {
     let (mut scratch, mut text) = (Scratch::default(), String::new());
@@ -112,6 +134,14 @@ fn tokens(level: Level) -> String {
                 let tokens = drawn(&plan, &row, level, coupling, &mut scratch);
                 writeln!(text, "{kind} | {name} | {width} | {tokens:?}").expect("a string takes all");
             }
+            let row = Row {
+                scores: Scores::F32(&single),
+                ..common::row(&[])
+            };
+            let tokens = distinct(&plan, &row, level, &mut scratch);
+            writeln!(text, "{kind} | {name} | f32 distinct | {tokens:?}").expect("a string takes all");
+            let (tokens, code) = sequence(&plan, &row, level, &mut scratch);
+            writeln!(text, "{kind} | {name} | f32 codes | {tokens:?} {code:016x}").expect("a string takes all");
         }
     }
     text

@@ -11,7 +11,7 @@ use numpy::{
     Element, PyArray, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1,
     PyReadonlyArray2, PyReadwriteArray2, PyUntypedArray, PyUntypedArrayMethods,
 };
-use optdecode_core::plan::{Anchor, Objective, Plan, Weights};
+use optdecode_core::plan::{Anchor, Plan, Weights};
 use optdecode_core::row::{Mask, Row, Scores};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -195,7 +195,7 @@ pub(crate) fn check_tokens(plan: &Plan, vocabulary: usize, given: bool, row: Opt
             "the plan allows token {last}, but V = {vocabulary}{place}"
         )));
     }
-    if let Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } = &plan.objective
+    if let Some(coverage) = plan.objective.coverage()
         && let Weights::Array(values) = &coverage.weights
         && !given
         && values.len() != vocabulary

@@ -1,6 +1,7 @@
 //! `optdecode._core`: NumPy arrays in and out of `optdecode-core`, errors, the GIL and the thread pool; no maths.
 
 mod arrays;
+mod codes;
 mod errors;
 mod in_place;
 mod model;
@@ -18,6 +19,8 @@ use pyo3::prelude::*;
 /// The compiled core of optdecode: rows of logits in CPU memory, solved and drawn.
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use crate::codes::{first_codes, sample_codes};
     #[pymodule_export]
     use crate::in_place::log_probs_in_place;
     #[pymodule_export]

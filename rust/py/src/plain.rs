@@ -64,15 +64,14 @@ pub(crate) fn sample_plain<'py>(
             seeds: call.seeds.per_row()?,
             positions: call.positions.per_row()?,
             n: call.n,
-            coupling: call.coupling,
             level: crate::level()?,
             par: choose_par(call.threads, rows, vocabulary)?,
             rows,
             vocabulary,
         };
         match call.arguments.is_double() {
-            true => arrays::<f64>(&draws, py, call.arguments.is_single()).map(Some),
-            false => arrays::<f32>(&draws, py, call.arguments.is_single()).map(Some),
+            true => arrays::<f64>(&draws, py, call.coupling, call.arguments.is_single()).map(Some),
+            false => arrays::<f32>(&draws, py, call.coupling, call.arguments.is_single()).map(Some),
         }
     })
 }
@@ -174,14 +173,19 @@ impl<'py> Numbers<'py> {
 }
 
 /// The draws of one row, or of rows, in arrays as users get them.
-fn arrays<'py, F: LogProb>(draws: &Draws<'_>, py: Python<'py>, single: bool) -> PyResult<PlainDrawn<'py>> {
+fn arrays<'py, F: LogProb>(
+    draws: &Draws<'_>,
+    py: Python<'py>,
+    coupling: Coupling,
+    single: bool,
+) -> PyResult<PlainDrawn<'py>> {
     check_memory(draws.rows.checked_mul(draws.n), size_of::<i64>())?;
     let both = [draws.rows, draws.n];
     let shape = if single { &both[1..] } else { &both };
     let mut tokens = Fresh::<i64, _>::zeros(py, shape);
     let mut log_probs = Fresh::<F, _>::zeros(py, shape);
     let mut write = |status: &mut [i64]| -> PyResult<bool> {
-        draws.write(py, tokens.as_slice_mut()?, log_probs.as_slice_mut()?, status);
+        draws.write(py, coupling, tokens.as_slice_mut()?, log_probs.as_slice_mut()?, status);
         Ok(status.iter().all(|&code| code <= Status::ReducedAccuracy as i64))
     };
     let (status, solved) = if single {

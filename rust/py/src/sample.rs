@@ -6,7 +6,7 @@ use numpy::{Element, PyArray1, PyArray2};
 use optdecode_core::Level;
 use optdecode_core::par::{Par, for_each_row};
 use optdecode_core::plan::Plan as CorePlan;
-use optdecode_core::sample::{Coupling, draw_tokens, philox4x32_10 as philox, row_seed};
+use optdecode_core::sample::{Coupling, Distinct, draw_distinct, draw_tokens, philox4x32_10 as philox, row_seed};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
@@ -21,9 +21,10 @@ type Drawn<'py> = (
     Bound<'py, PyArray2<i64>>,
     Bound<'py, PyArray2<f64>>,
     Bound<'py, PyArray1<u8>>,
+    Option<Bound<'py, PyArray2<f64>>>,
 );
 
-/// Draw n tokens from every row: (tokens, log_probs, status); plans are one for all rows, or one a row.
+/// Draw n tokens from every row: (tokens, log_probs, status, log_inclusion), the last None unless the coupling has it; plans are one for all rows, or one a row.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn sample<'py>(
@@ -55,8 +56,6 @@ pub(crate) fn sample<'py>(
             seeds: PerRow::Unsigned(seeds.as_slice()?),
             positions: PerRow::Unsigned(positions.as_slice()?),
             n,
-            coupling: coupling_named(coupling)
-                .ok_or_else(|| value(format!("coupling must be 'iid' or 'systematic'; got {coupling:?}")))?,
             level,
             par: choose_par(pool::count(threads)?, rows, vocabulary)?,
             rows,
@@ -66,15 +65,35 @@ pub(crate) fn sample<'py>(
         let mut tokens = Fresh::<i64, _>::zeros(py, [rows, n]);
         let mut log_probs = Fresh::<f64, _>::zeros(py, [rows, n]);
         let mut status = Fresh::<u8, _>::zeros(py, rows);
-        draws.write(
-            py,
+        let out = (
             tokens.as_slice_mut()?,
             log_probs.as_slice_mut()?,
             status.as_slice_mut()?,
         );
-        Ok((tokens.hand_over(), log_probs.hand_over(), status.hand_over()))
+        let mut log_inclusion = None;
+        match (coupling_named(coupling), coupling) {
+            (Some(coupling), _) => draws.write(py, coupling, out.0, out.1, out.2),
+            (None, GUMBEL_TOP_K) => {
+                let inclusion = log_inclusion.insert(Fresh::<f64, _>::zeros(py, [rows, n]));
+                draws.write_distinct(py, out.0, out.1, inclusion.as_slice_mut()?, out.2);
+            }
+            _ => {
+                let allowed = format!("'iid', 'systematic' or '{GUMBEL_TOP_K}'");
+                return Err(value(format!("coupling must be {allowed}; got {coupling:?}")));
+            }
+        }
+        let log_inclusion = log_inclusion.map(Fresh::hand_over);
+        Ok((
+            tokens.hand_over(),
+            log_probs.hand_over(),
+            status.hand_over(),
+            log_inclusion,
+        ))
     })
 }
+
+/// The coupling of distinct tokens, which brings more than tokens and their log-probabilities.
+const GUMBEL_TOP_K: &str = "gumbel_topk";
 
 /// A draw's index is one word of the counter.
 const MAX_DRAWS: u64 = u32::MAX as u64;
@@ -121,7 +140,6 @@ pub(crate) struct Draws<'a> {
     pub(crate) seeds: PerRow<'a>,
     pub(crate) positions: PerRow<'a>,
     pub(crate) n: usize,
-    pub(crate) coupling: Coupling,
     pub(crate) level: Level,
     pub(crate) par: Par<'a>,
     pub(crate) rows: usize,
@@ -140,6 +158,7 @@ impl Draws<'_> {
     pub(crate) fn write<F: LogProb, S: Send + From<u8>>(
         &self,
         py: Python<'_>,
+        coupling: Coupling,
         tokens: &mut [i64],
         log_probs: &mut [F],
         status: &mut [S],
@@ -167,11 +186,7 @@ impl Draws<'_> {
         };
         detached(py, self.rows.saturating_mul(self.vocabulary.max(self.n)), || {
             for_each_row(self.par, self.vocabulary, jobs, |scratch, row, job| {
-                let plan = if self.plans.len() == 1 {
-                    self.plans[0]
-                } else {
-                    self.plans[row]
-                };
+                let plan = plan_of(self.plans, row);
                 let status = F::write_wide(job.log_probs, |log_probs| {
                     draw_tokens(
                         plan,
@@ -179,7 +194,7 @@ impl Draws<'_> {
                         self.level,
                         self.seeds.seed(row),
                         self.positions.position(row),
-                        self.coupling,
+                        coupling,
                         job.tokens,
                         log_probs,
                         scratch,
@@ -189,6 +204,44 @@ impl Draws<'_> {
             });
         });
     }
+
+    /// Draws n distinct tokens a row, as `write` does.
+    fn write_distinct(
+        &self,
+        py: Python<'_>,
+        tokens: &mut [i64],
+        log_probs: &mut [f64],
+        log_inclusion: &mut [f64],
+        status: &mut [u8],
+    ) {
+        let mut jobs: Vec<_> = tokens
+            .chunks_exact_mut(self.n)
+            .zip(log_probs.chunks_exact_mut(self.n))
+            .zip(log_inclusion.chunks_exact_mut(self.n))
+            .zip(status)
+            .map(|(((tokens, log_probs), log_inclusion), status)| {
+                let out = Distinct {
+                    tokens,
+                    log_probs,
+                    log_inclusion,
+                };
+                (out, status)
+            })
+            .collect();
+        detached(py, self.rows.saturating_mul(self.vocabulary.max(self.n)), || {
+            for_each_row(self.par, self.vocabulary, &mut jobs, |scratch, row, (out, status)| {
+                let plan = plan_of(self.plans, row);
+                let (seed, position) = (self.seeds.seed(row), self.positions.position(row));
+                let row = self.batch.row(row, plan);
+                **status = draw_distinct(plan, &row, self.level, seed, position, out, scratch) as u8;
+            });
+        });
+    }
+}
+
+/// The plan of a row, of plans that are one for all rows, or one a row.
+pub(crate) fn plan_of<'a>(plans: &[&'a CorePlan], row: usize) -> &'a CorePlan {
+    if plans.len() == 1 { plans[0] } else { plans[row] }
 }
 
 /// The float type of the log-probabilities that come back.

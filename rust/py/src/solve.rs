@@ -15,7 +15,8 @@ use crate::plan::Plan;
 use crate::pool;
 use crate::results::{Fresh, check_memory, detached};
 
-/// Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, iterations, status).
+/// Solve every row: (log_probs, probs, face, threshold, objective, entropy, kl, kept_mass, multiplier, iterations,
+/// status).
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn solve<'py>(
@@ -103,12 +104,13 @@ impl<F> Job<'_, F> {
             outcome.entropy,
             outcome.kl,
             outcome.kept_mass,
+            outcome.multiplier,
         ];
         self.scalars.copy_from_slice(&scalars);
     }
 }
 
-const SCALARS: usize = 5;
+const SCALARS: usize = 6;
 
 fn solve_as<'py, F: Real>(
     py: Python<'py>,
@@ -157,7 +159,7 @@ fn solve_as<'py, F: Real>(
         });
     }
     let column = |i: usize| PyArray1::from_iter(py, scalars.iter().skip(i).step_by(SCALARS).copied());
-    let [threshold, objective, entropy, kl, kept_mass] = [0, 1, 2, 3, 4].map(column);
+    let [threshold, objective, entropy, kl, kept_mass, multiplier] = [0, 1, 2, 3, 4, 5].map(column);
     (
         log_probs.hand_over(),
         probs.hand_over(),
@@ -167,6 +169,7 @@ fn solve_as<'py, F: Real>(
         entropy,
         kl,
         kept_mass,
+        multiplier,
         iterations.hand_over(),
         status.hand_over(),
     )

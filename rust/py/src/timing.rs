@@ -133,6 +133,8 @@ pub(crate) fn time_row_max<'py>(
             supports: vec![],
             chains: vec![],
             allowed: None,
+            cap: 1.0,
+            target: None,
         };
         let mut jobs = vec![(); rounds.batch];
         rounds.time(py, &mut jobs, |_, _, row, _| {

@@ -6,6 +6,7 @@
 //! r = 0 gives the first token with mass, r = 2^64 - 1 the last one, and a token without mass is never drawn. That
 //! includes q <= 2^-63, which rounds to no mass.
 
+use super::law::{Law, Span};
 use super::philox::{STREAM_DRAWS, uniform};
 
 /// How the n draws of one row hang together.
@@ -42,38 +43,38 @@ pub fn draw_row(
     out_log_probs: &mut [f64],
     scratch: &mut Vec<u64>,
 ) {
-    let cdf = Cdf::new(q, scratch);
-    draw_each(seed, position, coupling, out_tokens, out_log_probs, |r| {
-        cdf.index(r).map_or(NO_DRAW, |index| Draw {
-            token: i64::from(face[index]),
-            log_prob: log_q[index],
-        })
-    });
+    let mut cdf = Cdf::new(face, q, log_q, scratch);
+    draw_each(seed, position, coupling, out_tokens, out_log_probs, &mut cdf);
 }
 
-/// Fills the places with what `draw` makes of the uniform of each draw.
-pub(super) fn draw_each(
+/// Draws one token into each place.
+pub(super) fn draw_each<L: Law + ?Sized>(
     seed: u64,
     position: u64,
     coupling: Coupling,
     out_tokens: &mut [i64],
     out_log_probs: &mut [f64],
-    mut draw: impl FnMut(u64) -> Draw,
+    law: &mut L,
 ) {
-    let n = out_tokens.len() as u128;
+    let n = out_tokens.len() as u64;
     let first = uniform(seed, position, 0, STREAM_DRAWS);
-    for (i, (token, log_prob)) in out_tokens.iter_mut().zip(out_log_probs).enumerate() {
-        let drawn = draw(match coupling {
+    for (i, (token, log_prob)) in (0..).zip(out_tokens.iter_mut().zip(out_log_probs)) {
+        let drawn = law.draw(match coupling {
             Coupling::Iid if i == 0 => first,
             Coupling::Iid => uniform(seed, position, i as u32, STREAM_DRAWS),
-            Coupling::Systematic => first.wrapping_add((((i as u128) << 64) / n) as u64),
+            Coupling::Systematic => spread(first, i, n),
         });
         *token = drawn.token;
         *log_prob = drawn.log_prob;
     }
 }
 
-const NO_DRAW: Draw = Draw {
+/// The i-th of n uniforms that lie evenly from `first` on: `first + floor(i 2^64 / n)`, wrapping.
+pub(super) fn spread(first: u64, i: u64, n: u64) -> u64 {
+    first.wrapping_add(((u128::from(i) << 64) / u128::from(n)) as u64)
+}
+
+pub(super) const NO_DRAW: Draw = Draw {
     token: -1,
     log_prob: f64::NAN,
 };
@@ -103,26 +104,35 @@ pub(super) fn rounded(x: f64) -> u64 {
 /// stays small and a single draw costs one pass over q.
 const BLOCK: usize = 64;
 
-struct Cdf<'a> {
+pub(super) struct Cdf<'a> {
+    face: &'a [u32],
     q: &'a [f64],
+    log_q: &'a [f64],
     /// Cumulative mass at the end of each block.
     ends: &'a [u64],
     total: u64,
 }
 
 impl<'a> Cdf<'a> {
-    fn new(q: &'a [f64], ends: &'a mut Vec<u64>) -> Self {
+    /// All three aligned, the face ascending.
+    pub(super) fn new(face: &'a [u32], q: &'a [f64], log_q: &'a [f64], ends: &'a mut Vec<u64>) -> Self {
         let mut total = 0_u64;
         ends.clear();
         ends.extend(q.chunks(BLOCK).map(|block| {
             total = total.wrapping_add(block.iter().fold(0_u64, |sum, &q| sum.wrapping_add(mass(q))));
             total
         }));
-        Cdf { q, ends, total }
+        Cdf {
+            face,
+            q,
+            log_q,
+            ends,
+            total,
+        }
     }
 
-    /// The index that the uniform `r` falls on; `None` if there is no mass.
-    fn index(&self, r: u64) -> Option<usize> {
+    /// The index that the uniform `r` falls on, and the cumulative mass at its end; `None` if there is no mass.
+    fn find(&self, r: u64) -> Option<(usize, u64)> {
         let target = ((u128::from(r) * u128::from(self.total)) >> 64) as u64;
         let block = self.ends.partition_point(|&end| end <= target);
         let start = block * BLOCK;
@@ -131,21 +141,45 @@ impl<'a> Cdf<'a> {
         for (offset, &q) in self.q.get(start..)?.iter().enumerate() {
             cumulative = cumulative.wrapping_add(mass(q));
             if cumulative > target {
-                return Some(start + offset);
+                return Some((start + offset, cumulative));
             }
         }
         None
+    }
+
+    fn at(&self, index: usize) -> Draw {
+        Draw {
+            token: i64::from(self.face[index]),
+            log_prob: self.log_q[index],
+        }
+    }
+}
+
+impl Law for Cdf<'_> {
+    fn draw(&mut self, r: u64) -> Draw {
+        self.find(r).map_or(NO_DRAW, |(index, _)| self.at(index))
+    }
+
+    fn draw_with_span(&mut self, r: u64) -> Option<(Draw, Span)> {
+        let (index, end) = self.find(r)?;
+        let start = end - mass(self.q[index]);
+        let span = Span::between(u128::from(start) << 64, u128::from(end) << 64, self.total);
+        Some((self.at(index), span))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::law::walk;
 
     const UNIT: f64 = 1.0 / (1_u64 << 62) as f64;
 
     fn index(q: &[f64], r: u64) -> Option<usize> {
-        Cdf::new(q, &mut Vec::new()).index(r)
+        let none = (&[][..], &[][..]);
+        Cdf::new(none.0, q, none.1, &mut Vec::new())
+            .find(r)
+            .map(|(index, _)| index)
     }
 
     /// The smallest uniform whose target is at least `target`: ceil(target * 2^64 / total).
@@ -214,6 +248,23 @@ mod tests {
                 assert_eq!(index(q, boundary - 1), Some(pair[0]), "{q:?}");
             }
         }
+    }
+
+    #[test]
+    fn spans_are_the_uniforms_of_their_tokens() {
+        let weight = |i: usize| if i % 7 == 3 { 0.0 } else { (i * i % 101) as f64 };
+        for length in [1, 2, 5, BLOCK, BLOCK + 1, 3 * BLOCK + 17] {
+            let sum: f64 = (0..length).map(|i| weight(i + 1)).sum();
+            let mut q: Vec<f64> = (0..length).map(|i| weight(i + 1) / sum).collect();
+            q[length - 1] += UNIT;
+            let face: Vec<u32> = (0..length as u32).collect();
+            let log_q: Vec<f64> = q.iter().map(|q| q.ln()).collect();
+            let mut scratch = vec![];
+            let tokens = walk(&mut Cdf::new(&face, &q, &log_q, &mut scratch));
+            assert_eq!(tokens.len(), q.iter().filter(|&&q| mass(q) > 0).count());
+        }
+        let mut scratch = vec![];
+        assert_eq!(Cdf::new(&[0], &[0.0], &[0.0], &mut scratch).draw_with_span(5), None);
     }
 
     #[test]

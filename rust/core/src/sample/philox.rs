@@ -5,6 +5,10 @@
 pub const STREAM_DRAWS: u32 = 0;
 /// The stream of the seeds that [`row_seed`] derives.
 pub const STREAM_ROW_SEEDS: u32 = 1;
+/// The stream of the uniforms that perturbed log-probabilities are made of.
+pub const STREAM_VALUES: u32 = 2;
+/// The stream of the low bits that arithmetic codes are refilled with.
+pub const STREAM_CODES: u32 = 3;
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];

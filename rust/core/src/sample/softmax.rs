@@ -10,6 +10,7 @@
 //! each token. The others have relative errors of 9e-7 (e_i), 1e-6 (the sum over its block) and as much (the sum over all).
 
 use super::categorical::{Draw, rounded};
+use super::law::{Law, Span};
 use crate::arch::{self, BLOCK, Exponential, Level, SUM_BLOCK};
 use crate::math;
 use crate::row::Row;
@@ -75,15 +76,33 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// The token that the uniform `r` falls on.
-    pub(super) fn draw(&self, r: u64) -> Draw {
-        let total = self.ends.last().copied().unwrap_or(0);
-        let target = ((u128::from(r) * u128::from(total)) >> 64) as u64;
-        let index = self.ends.partition_point(|&end| end <= target);
+    fn total(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn find(&self, r: u64) -> usize {
+        let target = ((u128::from(r) * u128::from(self.total())) >> 64) as u64;
+        self.ends.partition_point(|&end| end <= target)
+    }
+
+    fn at(&self, index: usize) -> Draw {
         Draw {
             token: i64::from(self.ids[index]),
             log_prob: math::ln(f64::from(self.terms[index]) / self.z),
         }
+    }
+}
+
+impl Law for Gathered<'_> {
+    fn draw(&mut self, r: u64) -> Draw {
+        self.at(self.find(r))
+    }
+
+    fn draw_with_span(&mut self, r: u64) -> Option<(Draw, Span)> {
+        let index = self.find(r);
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        let [from, to] = [start, self.ends[index]].map(|end| u128::from(end) << 64);
+        Some((self.at(index), Span::between(from, to, self.total())))
     }
 }
 
@@ -95,7 +114,7 @@ fn token_mass(term: f32) -> u64 {
 
 /// What the terms of a block are.
 #[derive(Clone, Copy)]
-pub(super) enum Law<'a> {
+pub(super) enum Terms<'a> {
     /// Exponentials, of the tokens of a cut.
     Cut(Exponential, Cut),
     /// Probabilities: a series in exponentials, but for the tokens gathered.
@@ -106,7 +125,7 @@ pub(super) enum Law<'a> {
 pub(super) struct Masses<'a> {
     row: Row<'a>,
     level: Level,
-    law: Law<'a>,
+    law: Terms<'a>,
     /// Sum of all terms.
     z: f64,
     total: u64,
@@ -118,7 +137,13 @@ pub(super) struct Masses<'a> {
 impl<'a> Masses<'a> {
     /// The sums are those of the terms of every block, forbidden tokens and those that the cut drops adding nothing that
     /// matters.
-    pub(super) fn new(row: Row<'a>, level: Level, law: Law<'a>, sums: &[f64], scratch: &'a mut SoftmaxScratch) -> Self {
+    pub(super) fn new(
+        row: Row<'a>,
+        level: Level,
+        law: Terms<'a>,
+        sums: &[f64],
+        scratch: &'a mut SoftmaxScratch,
+    ) -> Self {
         scratch.places.clear();
         scratch.places.resize(sums.len(), None);
         scratch.terms.clear();
@@ -143,20 +168,20 @@ impl<'a> Masses<'a> {
     /// The terms of a block.
     fn terms(&self, block: usize, terms: &mut [f32]) {
         let Row { scores, mask, .. } = self.row;
-        let (Law::Cut(exponential, _) | Law::Tailed(Tail { exponential, .. }, _)) = &self.law;
+        let (Terms::Cut(exponential, _) | Terms::Tailed(Tail { exponential, .. }, _)) = &self.law;
         arch::block_terms(self.level, scores, mask, exponential, block, terms);
         let start = block * SUM_BLOCK;
         match self.law {
             // Ties at the end of the cut.
-            Law::Cut(_, cut) if start + SUM_BLOCK > cut.last as usize => {
+            Terms::Cut(_, cut) if start + SUM_BLOCK > cut.last as usize => {
                 for (id, term) in (start..).zip(terms).filter(|(_, term)| **term > 0.0) {
                     if !cut.keeps(scores.at(id), id as u32) {
                         *term = 0.0;
                     }
                 }
             }
-            Law::Cut(..) => {}
-            Law::Tailed(tail, head) => {
+            Terms::Cut(..) => {}
+            Terms::Tailed(tail, head) => {
                 terms.iter_mut().for_each(|term| *term = tail.q(*term));
                 let from = head.ids.partition_point(|&id| (id as usize) < start);
                 for (&id, &q) in head.ids[from..].iter().zip(&head.terms[from..]) {
@@ -169,8 +194,8 @@ impl<'a> Masses<'a> {
         }
     }
 
-    /// The token that the uniform `r` falls on.
-    pub(super) fn draw(&mut self, r: u64) -> Draw {
+    /// What the uniform `r` falls on.
+    fn find(&mut self, r: u64) -> Found {
         let product = u128::from(r) * u128::from(self.total);
         let target = (product >> 64) as u64;
         let ends = &self.scratch.ends;
@@ -183,7 +208,7 @@ impl<'a> Masses<'a> {
         let terms = &self.scratch.terms[place * self.width..];
         let group_ends = &self.scratch.group_ends[place];
         let sum = group_ends[GROUPS - 1];
-        let target = ((inside >> 51) * u128::from(sum) / (u128::from(mass) << 13)) as u64;
+        let target = ((inside >> DROPPED) * u128::from(sum) / scaled(mass)) as u64;
         let group = group_ends.partition_point(|&end| end <= target);
         let mut offset = group * BLOCK;
         let mut end = if group == 0 { 0 } else { group_ends[group - 1] };
@@ -194,9 +219,20 @@ impl<'a> Masses<'a> {
             }
             offset += 1;
         }
+        Found {
+            token: block * SUM_BLOCK + offset,
+            term: terms[offset],
+            start,
+            mass,
+            sum,
+            end,
+        }
+    }
+
+    fn at(&self, found: &Found) -> Draw {
         Draw {
-            token: (block * SUM_BLOCK + offset) as i64,
-            log_prob: math::ln(f64::from(terms[offset]) / self.z),
+            token: found.token as i64,
+            log_prob: math::ln(f64::from(found.term) / self.z),
         }
     }
 
@@ -222,6 +258,47 @@ impl<'a> Masses<'a> {
         self.scratch.terms = terms;
         self.scratch.group_ends.push(ends);
         place
+    }
+}
+
+impl Law for Masses<'_> {
+    fn draw(&mut self, r: u64) -> Draw {
+        let found = self.find(r);
+        self.at(&found)
+    }
+
+    fn draw_with_span(&mut self, r: u64) -> Option<(Draw, Span)> {
+        let found = self.find(r);
+        let (from, to) = (found.edge(found.end - token_mass(found.term)), found.edge(found.end));
+        Some((self.at(&found), Span::between(from, to, self.total)))
+    }
+}
+
+/// Bits of a place inside a block that are dropped before it is scaled.
+const DROPPED: u32 = 51;
+
+/// The mass of a block, in units of what is left of a place inside it.
+fn scaled(mass: u64) -> u128 {
+    u128::from(mass) << (64 - DROPPED)
+}
+
+/// A token of an opened block.
+struct Found {
+    token: usize,
+    term: f32,
+    /// Of its block: the masses before it, its own, and what those of its tokens add up to.
+    start: u64,
+    mass: u64,
+    sum: u64,
+    /// Masses of tokens up to the end of this one, in its block.
+    end: u64,
+}
+
+impl Found {
+    /// The least product r M whose place inside the block is at least `below`: [`Masses::find`] the other way round, exactly.
+    fn edge(&self, below: u64) -> u128 {
+        let inside = (u128::from(below) * scaled(self.mass)).div_ceil(u128::from(self.sum));
+        (u128::from(self.start) << 64) + (inside << DROPPED)
     }
 }
 

@@ -14,7 +14,7 @@
 use super::cover::{DEPTH, SERIES, Tail, leave_sums, less_head, open, plain};
 use super::draw::{GATHERED, Ready};
 use super::mirror::{curvature, guaranteed_step};
-use super::{Term, Workspace};
+use super::{CoverageTerm, Workspace};
 use crate::arch::{self, Exponential, Level, Step};
 use crate::math;
 use crate::plan::{Objective, Plan};
@@ -78,18 +78,20 @@ pub(super) fn from_mirror(
     Ok(climber.few(cut).or_else(|| climber.many(cut)))
 }
 
-/// The ascent, if f32 bears it.
+/// The ascent, if f32 bears it and the number of steps is known.
 fn problem(plan: &Plan, budget: u32, by_model: bool, heaviest: f64) -> Option<Problem> {
+    // What f32 knows of a gap ends far above any tolerance that is asked for.
     let Objective::Mirror {
         lam,
         ref coverage,
         steps,
         eta,
+        tolerance: None,
     } = plan.objective
     else {
         return None;
     };
-    let term = Term {
+    let term = CoverageTerm {
         beta_bar: coverage.beta_bar,
         budget: f64::from(budget),
     };

@@ -14,7 +14,7 @@
 
 use super::draw::{GATHERED, LONGEST, Ready};
 use super::root::Root;
-use super::{Solved, Term, Workspace, dispatch};
+use super::{CoverageTerm, Solved, Workspace, dispatch};
 use crate::arch::{self, Exponential, Level, Sweep};
 use crate::math;
 use crate::plan::{Anchor, Coverage, Objective, Plan, Weights};
@@ -451,9 +451,9 @@ fn solve_exactly(plan: &Plan, problem: &Problem, log_z: f64, ws: &mut Workspace)
         Objective::Coverage { lam, .. } => lam,
         _ => 0.0,
     };
-    let term = Term {
+    let term = CoverageTerm {
         beta_bar: problem.gain * lam / f64::from(problem.budget),
         budget: f64::from(problem.budget),
     };
-    dispatch(&plan.objective, face, term, scratch, answer)
+    dispatch(&plan.objective, plan.cap, face, term, scratch, answer)
 }

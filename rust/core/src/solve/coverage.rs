@@ -6,13 +6,13 @@
 
 use super::face::{Answer, Face};
 use super::inner::{Inner, InnerRoot, Token};
-use super::{Scratch, Solved, Term, root, softmax};
+use super::{CoverageTerm, Scratch, Solved, root, softmax};
 use crate::math;
 
 /// Gains beyond this are as good as infinite, and their products stay finite.
 const LARGEST_GAIN: f64 = 1e120;
 
-pub(super) fn solve(lam: f64, term: Term, face: &Face, scratch: &mut Scratch, answer: &mut Answer) -> Solved {
+pub(super) fn solve(lam: f64, term: CoverageTerm, face: &Face, scratch: &mut Scratch, answer: &mut Answer) -> Solved {
     let gain = |i: usize| (term.beta_bar * term.budget / lam * face.w[i]).min(LARGEST_GAIN);
     if term.budget == 1.0 {
         // The coverage of one draw is linear.

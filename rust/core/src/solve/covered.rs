@@ -271,6 +271,7 @@ impl Cover<'_> {
             entropy: entropy.max(0.0),
             kl: kl.max(0.0),
             kept_mass: 1.0,
+            multiplier: 1.0,
             iterations: self.root.iterations,
         }
     }

@@ -20,7 +20,7 @@
 use super::ascent::from_mirror;
 use super::band::from_band;
 use super::cover::{Tail, from_coverage};
-use super::{Solved, Term, Workspace, dispatch, distribute, tsallis};
+use super::{CoverageTerm, Solved, Workspace, dispatch, distribute, solve_whole, tsallis};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level, Threshold};
 use crate::plan::{Anchor, Objective, Plan, Rule, Support};
 use crate::row::{Row, Scores};
@@ -105,20 +105,20 @@ pub(crate) enum Ready {
 /// probability zero. Tokens with probability, their q and log q, and the status are those of [`super::solve_row`], bit for
 /// bit, at every level, as long as no support is about sums over all tokens; then as far as these round.
 pub fn solve_for_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Status {
-    let solved = match prepare_draw(plan, row, level, ws) {
-        Ok(Ready::Solved(solved)) => Ok(solved.status),
-        Ok(_) => distribute(plan, row, ws).map(|(_, solved)| solved.status),
-        Err(status) => Err(status),
-    };
-    solved.unwrap_or_else(|status| {
-        ws.clear();
-        status
-    })
+    match prepare_draw(plan, row, level, ws) {
+        Ok(Ready::Solved(solved)) => solved.status,
+        Ok(_) => solve_whole(plan, row, ws),
+        Err(status) => {
+            ws.clear();
+            status
+        }
+    }
 }
 
 /// Gets a row ready to be drawn from, in the cheapest way there is.
 pub(crate) fn prepare_draw(plan: &Plan, row: &Row<'_>, level: Level, ws: &mut Workspace) -> Result<Ready, Status> {
     let ready = match plan.objective {
+        _ if plan.is_constrained() => None,
         Objective::Coverage { .. } => from_coverage(plan, row, level, ws)?.map(|found| found.ready),
         Objective::Mirror { .. } => from_mirror(plan, row, level, ws)?,
         _ => shortcut(plan, row, level, ws)?,
@@ -499,5 +499,5 @@ fn solve_candidates(plan: &Plan, face_is_known: bool, ws: &mut Workspace) -> Sol
         prepared.refer_to_scores(plan.temperature);
     }
     face.gather(plan, prepared, keep, weights);
-    dispatch(&plan.objective, face, Term::NONE, scratch, answer)
+    dispatch(&plan.objective, plan.cap, face, CoverageTerm::NONE, scratch, answer)
 }

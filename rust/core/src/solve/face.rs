@@ -1,7 +1,7 @@
 //! The problem on the selected face, and the distribution that answers it.
 
 use crate::math::{self, FLOOR};
-use crate::plan::{Anchor, Plan};
+use crate::plan::{Anchor, Objective, Plan};
 use crate::prepare::Prepared;
 
 /// The tokens of the face in ascending order of their ids; every vector is aligned with `ids`.
@@ -18,6 +18,8 @@ pub(super) struct Face {
     pub(super) p: Vec<f64>,
     /// Logarithm of the reference: the plan's anchor, or p; finite.
     pub(super) log_r: Vec<f64>,
+    /// log p where some term of a plan with a given anchor needs it, else empty; finite.
+    log_p: Vec<f64>,
     /// Coverage weights; empty if the plan has none.
     pub(super) w: Vec<f64>,
 }
@@ -43,6 +45,8 @@ impl Face {
         take(&prepared.p, keep, &mut self.p);
         take(reference, keep, &mut self.log_r);
         take(weights, keep, &mut self.w);
+        let takes_both = plan.anchor == Anchor::Given && matches!(plan.objective, Objective::Separable { .. });
+        take(if takes_both { &prepared.log_p } else { &[] }, keep, &mut self.log_p);
         let scale = if plan.raw_scores { 1.0 } else { plan.temperature };
         let weight = plan.score_weight;
         let best = if weight < 0.0 {
@@ -57,6 +61,50 @@ impl Face {
                 .map(|x| (weight * ((x - best) / scale).clamp(FLOOR, -FLOOR)).max(FLOOR)),
         );
         self.offset = weight * (best / scale);
+    }
+
+    /// The logarithm of an anchor; of the plan's where there is none.
+    pub(super) fn log_anchor(&self, anchor: Anchor) -> &[f64] {
+        match anchor {
+            Anchor::Model if !self.log_p.is_empty() => &self.log_p,
+            _ => &self.log_r,
+        }
+    }
+
+    /// Keeps the tokens of a prefix of the order, marked in `keep`.
+    pub(super) fn narrow(&mut self, keep: &[bool]) {
+        let Face {
+            ids,
+            x,
+            l,
+            offset: _,
+            p,
+            log_r,
+            log_p,
+            w,
+        } = self;
+        retain(ids, keep);
+        for values in [x, l, p, log_r, log_p, w] {
+            retain(values, keep);
+        }
+    }
+
+    /// Takes some tokens of a face whose plan has neither weights nor an anchor but p.
+    pub(super) fn pick(&mut self, face: &Face, indices: impl Iterator<Item = u32> + Clone) {
+        let all = || indices.clone().map(|index| index as usize);
+        self.clear();
+        self.ids.extend(all().map(|i| face.ids[i]));
+        let pairs = [
+            (&mut self.x, &face.x),
+            (&mut self.l, &face.l),
+            (&mut self.p, &face.p),
+            (&mut self.log_r, &face.log_r),
+        ];
+        for (mine, theirs) in pairs {
+            mine.clear();
+            mine.extend(all().map(|i| theirs[i]));
+        }
+        self.offset = 0.0;
     }
 
     /// Sets what is known of the model on candidates, `depth` being `-log p` of the best token.
@@ -88,6 +136,12 @@ fn take<T: Copy>(values: &[T], keep: &[bool], out: &mut Vec<T>) {
             .filter(|(_, keep)| **keep)
             .map(|(value, _)| *value),
     );
+}
+
+/// Drops what is not kept, where there is anything.
+fn retain<T>(values: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    values.retain(|_| keep.next().copied().unwrap_or(false));
 }
 
 /// A distribution on the face.

@@ -1,5 +1,6 @@
 //! From a plan and a row to the optimum: the driver and its scratch memory.
 
+mod adaptive;
 mod argmax;
 mod ascent;
 mod band;
@@ -8,12 +9,15 @@ mod coverage;
 mod covered;
 mod draw;
 mod face;
+mod fill;
 mod inner;
 mod mirror;
 mod model;
 mod root;
+mod separable;
 mod softmax;
 mod stats;
+mod target;
 mod threshold;
 mod tsallis;
 mod waterfill;
@@ -21,7 +25,7 @@ mod weights;
 mod wright;
 mod write;
 
-use crate::plan::{Coverage, Objective, Plan};
+use crate::plan::{Objective, Plan};
 use crate::prepare::Prepared;
 use crate::row::Row;
 use crate::status::Status;
@@ -54,6 +58,9 @@ struct Scratch {
     keep: Vec<bool>,
     values: Vec<f64>,
     tokens: Vec<inner::Token>,
+    separable: separable::Scratch,
+    adaptive: adaptive::Scratch,
+    linear: Vec<f64>,
 }
 
 impl Workspace {
@@ -100,6 +107,8 @@ pub struct Outcome {
     pub kl: f64,
     /// The model mass of the tokens with positive probability.
     pub kept_mass: f64,
+    /// What multiplies the whole regulariser: 1 unless a target chose it.
+    pub multiplier: f64,
     /// Outer iterations of a root find, or mirror steps; 0 for closed forms.
     pub iterations: u32,
 }
@@ -115,6 +124,7 @@ impl Outcome {
             entropy: nan,
             kl: nan,
             kept_mass: nan,
+            multiplier: nan,
             iterations,
         }
     }
@@ -125,15 +135,26 @@ impl Outcome {
 pub(crate) struct Solved {
     threshold: f64,
     iterations: u32,
+    /// What multiplies the whole regulariser.
+    multiplier: f64,
     pub(crate) status: Status,
 }
 
 impl Solved {
+    /// No distribution satisfies the constraints.
+    const INFEASIBLE: Solved = Solved {
+        threshold: f64::NAN,
+        iterations: 0,
+        multiplier: f64::NAN,
+        status: Status::Infeasible,
+    };
+
     /// A closed form.
     fn closed(threshold: f64) -> Self {
         Solved {
             threshold,
             iterations: 0,
+            multiplier: 1.0,
             status: Status::Ok,
         }
     }
@@ -148,6 +169,7 @@ impl Solved {
         Solved {
             threshold,
             iterations,
+            multiplier: 1.0,
             status,
         }
     }
@@ -155,13 +177,13 @@ impl Solved {
 
 /// The coverage term of a plan with the numbers of one row: `beta_bar * sum w_i (1 - (1 - q_i)^budget)`.
 #[derive(Clone, Copy, Debug)]
-struct Term {
+struct CoverageTerm {
     beta_bar: f64,
     budget: f64,
 }
 
-impl Term {
-    const NONE: Term = Term {
+impl CoverageTerm {
+    const NONE: CoverageTerm = CoverageTerm {
         beta_bar: 0.0,
         budget: 1.0,
     };
@@ -178,8 +200,17 @@ pub fn solve_row(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Outcome {
     }
 }
 
+/// Solves one row as [`solve_row`] does, without its scalars.
+pub(crate) fn solve_whole(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Status {
+    let solved = distribute(plan, row, ws).map(|(_, solved)| solved.status);
+    solved.unwrap_or_else(|status| {
+        ws.clear();
+        status
+    })
+}
+
 /// Leaves the distribution of a row in the workspace.
-fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, Solved), Status> {
+fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(CoverageTerm, Solved), Status> {
     let Workspace {
         prepared,
         keep,
@@ -191,7 +222,7 @@ fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, S
     } = ws;
     prepared.load(plan, row)?;
     weights.clear();
-    let term = match coverage_of(&plan.objective) {
+    let term = match plan.objective.coverage() {
         Some(coverage) => {
             weights::measure(
                 &coverage.weights,
@@ -202,23 +233,37 @@ fn distribute(plan: &Plan, row: &Row<'_>, ws: &mut Workspace) -> Result<(Term, S
                 weights,
             )?;
             let budget = row.budget.unwrap_or(coverage.budget).max(1);
-            Term {
+            CoverageTerm {
                 beta_bar: coverage.beta_bar,
                 budget: f64::from(budget),
             }
         }
-        None => Term::NONE,
+        None => CoverageTerm::NONE,
     };
     support::face(plan, prepared, &mut scratch.ranked, &mut scratch.rest, keep);
     if !plan.keeps_best() && !keep.contains(&true) {
         return Err(Status::Infeasible);
     }
     face.gather(plan, prepared, keep, weights);
-    Ok((term, dispatch(&plan.objective, face, term, scratch, answer)))
+    let solved = match plan.target {
+        Some(target) => target::solve(plan, target, face, term, scratch, answer),
+        None => dispatch(&plan.objective, plan.cap, face, term, scratch, answer),
+    };
+    match solved.status.is_solved() {
+        true => Ok((term, solved)),
+        false => Err(solved.status),
+    }
 }
 
-/// One file per solver.
-fn dispatch(objective: &Objective, face: &Face, term: Term, scratch: &mut Scratch, answer: &mut Answer) -> Solved {
+/// One file per solver. Only a price a token narrows the face.
+fn dispatch(
+    objective: &Objective,
+    cap: f64,
+    face: &mut Face,
+    term: CoverageTerm,
+    scratch: &mut Scratch,
+    answer: &mut Answer,
+) -> Solved {
     match *objective {
         Objective::Argmax => argmax::solve(face, |i| face.l[i], answer),
         Objective::Softmax { lam } => softmax::entropic(lam, face, answer),
@@ -236,13 +281,24 @@ fn dispatch(objective: &Objective, face: &Face, term: Term, scratch: &mut Scratc
         Objective::Tsallis { lam, alpha } => tsallis::steep(lam, alpha, face, scratch, answer),
         Objective::Coverage { lam, .. } if lam > 0.0 => coverage::solve(lam, term, face, scratch, answer),
         Objective::Coverage { .. } => waterfill::solve(term, face, scratch, answer),
-        Objective::Mirror { lam, steps, eta, .. } => mirror::solve(lam, term, steps, eta, face, answer),
-    }
-}
-
-fn coverage_of(objective: &Objective) -> Option<&Coverage> {
-    match objective {
-        Objective::Coverage { coverage, .. } | Objective::Mirror { coverage, .. } => Some(coverage),
-        _ => None,
+        Objective::Mirror {
+            lam,
+            steps,
+            eta,
+            tolerance,
+            ..
+        } => {
+            let ascent = mirror::Ascent {
+                lam,
+                term,
+                steps,
+                eta,
+                tolerance,
+            };
+            mirror::solve(&ascent, face, &mut scratch.values, answer)
+        }
+        Objective::Separable { ref terms, .. } => separable::solve(terms, cap, term, face, scratch, answer),
+        Objective::GreedyFill => fill::solve(cap, face, &mut scratch.ranked, answer),
+        Objective::AdaptiveK { base, price } => adaptive::solve(base, price, face, scratch, answer),
     }
 }

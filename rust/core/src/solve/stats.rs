@@ -1,11 +1,17 @@
 //! The scalars that are reported with every distribution.
 
 use super::face::{Answer, Face};
-use super::{Outcome, Solved, Term};
+use super::{CoverageTerm, Outcome, Solved, separable};
 use crate::math::{self, Sum};
 use crate::plan::Objective;
 
-pub(super) fn outcome(objective: &Objective, face: &Face, term: Term, answer: &Answer, solved: &Solved) -> Outcome {
+pub(super) fn outcome(
+    objective: &Objective,
+    face: &Face,
+    term: CoverageTerm,
+    answer: &Answer,
+    solved: &Solved,
+) -> Outcome {
     let (mut linear, mut entropy, mut kl, mut kept) = (Sum::default(), Sum::default(), Sum::default(), Sum::default());
     for (i, (&q, &log_q)) in answer.q.iter().zip(&answer.log_q).enumerate() {
         if log_q > f64::NEG_INFINITY {
@@ -24,7 +30,10 @@ pub(super) fn outcome(objective: &Objective, face: &Face, term: Term, answer: &A
         Objective::Softmax { lam } => -lam * entropy,
         Objective::AnchoredSoftmax { lam } => lam * kl,
         Objective::Quadratic { lam } => 0.5 * lam * math::sum(answer.q.iter().map(|q| q * q)),
-        Objective::Tsallis { lam, alpha } => lam * tsallis(alpha, answer),
+        Objective::Tsallis { lam, alpha } => {
+            let tokens = answer.q.iter().zip(&answer.log_q);
+            lam * math::sum(tokens.map(|(&q, &log_q)| separable::tsallis(alpha, q, log_q)))
+        }
         Objective::Coverage { lam, .. } | Objective::Mirror { lam, .. } => {
             let divergence = if lam > 0.0 { lam * kl } else { 0.0 };
             divergence
@@ -34,33 +43,34 @@ pub(super) fn outcome(objective: &Objective, face: &Face, term: Term, answer: &A
                     0.0
                 }
         }
+        Objective::Separable { ref terms, .. } => {
+            math::sum(terms.iter().map(|of| separable::value(of, term, face, answer)))
+        }
+        Objective::GreedyFill => 0.0,
+        Objective::AdaptiveK { base, price } => separable::value(&base, term, face, answer) + price * face.len() as f64,
+    };
+    let multiplied = match solved.multiplier {
+        0.0 => 0.0,
+        multiplier => multiplier * regulariser,
     };
     Outcome {
         status: solved.status,
         threshold: solved.threshold + face.offset,
-        objective: linear.value() - regulariser + face.offset,
+        objective: linear.value() - multiplied + face.offset,
         entropy: entropy.max(0.0),
         kl: kl.max(0.0),
         kept_mass: kept.value(),
+        multiplier: solved.multiplier,
         iterations: solved.iterations,
     }
 }
 
-/// `sum (q^alpha - q) / (alpha (alpha - 1))`, which does not cancel as alpha approaches 1.
-fn tsallis(alpha: f64, answer: &Answer) -> f64 {
-    let power = alpha - 1.0;
-    let terms = answer.q.iter().zip(&answer.log_q).filter(|(q, _)| **q > 0.0);
-    math::sum(terms.map(|(q, log_q)| q * math::expm1(power * log_q))) / (alpha * power)
-}
-
 /// `sum w (1 - (1 - q)^K)`.
-fn covered(term: Term, face: &Face, answer: &Answer) -> f64 {
-    let hit = |q: f64| {
-        if q < 1.0 {
-            -math::expm1(term.budget * math::ln_1p(-q))
-        } else {
-            1.0
-        }
-    };
-    math::sum(face.w.iter().zip(&answer.q).map(|(w, &q)| w * hit(q)))
+fn covered(term: CoverageTerm, face: &Face, answer: &Answer) -> f64 {
+    math::sum(
+        face.w
+            .iter()
+            .zip(&answer.q)
+            .map(|(w, &q)| w * separable::hit(term.budget, q)),
+    )
 }

@@ -2,10 +2,10 @@
 
 use super::face::{Answer, Face};
 use super::inner::Token;
-use super::{Scratch, Solved, Term, argmax, root};
+use super::{CoverageTerm, Scratch, Solved, argmax, root};
 use crate::math;
 
-pub(super) fn solve(term: Term, face: &Face, scratch: &mut Scratch, answer: &mut Answer) -> Solved {
+pub(super) fn solve(term: CoverageTerm, face: &Face, scratch: &mut Scratch, answer: &mut Answer) -> Solved {
     let gain = |i: usize| (term.beta_bar * term.budget * face.w[i]).min(f64::MAX);
     let weighted = |i: usize| gain(i) > 0.0;
     if term.budget == 1.0 {

@@ -5,7 +5,7 @@
 //! and written likewise. Its scalars follow from a handful of sums. Everything else is solved whole.
 
 use super::draw::{EXACT, Reads, Ready, shortcut, softmax_scale};
-use super::{Outcome, Solved, Term, Workspace, distribute, stats};
+use super::{CoverageTerm, Outcome, Solved, Workspace, distribute, stats};
 use crate::arch::{self, Columns, Density, Exponential, Level};
 use crate::math;
 use crate::plan::{Objective, Plan};
@@ -152,7 +152,7 @@ fn quickly(
     let scale = softmax_scale(plan);
     // Candidates of a sparse optimum may lack tokens that its supports keep.
     let face_is_known = scale.is_some() || !plan.selects() || wanted.face.is_none();
-    if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known {
+    if matches!(row.scores, Scores::F64(_)) || row.scores.len() <= EXACT || !face_is_known || plan.is_constrained() {
         return Ok(None);
     }
     let writer = Writer { plan, row, level };
@@ -195,7 +195,7 @@ impl Writer<'_> {
             true => {
                 let depth = self.model(ws)?.depth;
                 ws.face.refer_to_model(ws.reads.max, self.plan.temperature, depth);
-                stats::outcome(&self.plan.objective, &ws.face, Term::NONE, &ws.answer, solved)
+                stats::outcome(&self.plan.objective, &ws.face, CoverageTerm::NONE, &ws.answer, solved)
             }
             false => Outcome::unmeasured(solved.status, solved.iterations),
         };
@@ -387,6 +387,7 @@ impl Writer<'_> {
             entropy: (sums.depth - scale * sums.mean).max(0.0),
             kl: kl.max(0.0),
             kept_mass: sums.kept.min(1.0),
+            multiplier: 1.0,
             iterations: 0,
         }
     }

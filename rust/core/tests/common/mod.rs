@@ -22,6 +22,8 @@ pub fn plan(objective: Objective) -> Plan {
         supports: vec![],
         chains: vec![],
         allowed: None,
+        cap: 1.0,
+        target: None,
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::row::Scores;
+use crate::sample::law::walk;
 
 fn row(x: &[f32]) -> Row<'_> {
     Row {
@@ -16,7 +17,7 @@ fn masses<'a>(x: &'a [f32], scale: f64, level: Level, scratch: &'a mut SoftmaxSc
     let exponential = Exponential::new(scale, max.into()).expect("ordinary numbers");
     let mut sums = vec![];
     arch::block_sums(level, Scores::F32(x), None, &exponential, &mut sums);
-    Masses::new(row(x), level, Law::Cut(exponential, Cut::ALL), &sums, scratch)
+    Masses::new(row(x), level, Terms::Cut(exponential, Cut::ALL), &sums, scratch)
 }
 
 /// Normal noise, or nearly.
@@ -137,6 +138,31 @@ fn every_boundary_of_small_rows_is_where_the_masses_say() {
             assert_eq!(masses.draw(high).token, pair[1] as i64);
             assert!((high as f64 / 2_f64.powi(64) - below).abs() < 1e-13, "{below}");
             from = high;
+        }
+    }
+}
+
+#[test]
+fn spans_are_the_uniforms_of_their_tokens() {
+    for x in [
+        noise(1, 1.0, 1),
+        noise(20, 3.0, 1),
+        noise(1030, 1.0, 2),
+        noise(3000, 9.0, 4),
+        vec![0.0, -200.0, -25.0, f32::NEG_INFINITY, 0.5, -20.0],
+    ] {
+        let mut scratch = SoftmaxScratch::default();
+        let tokens = walk(&mut masses(&x, 1.0, Level::best(), &mut scratch));
+        assert!(!tokens.is_empty() && tokens.len() <= x.len());
+        let ids: Vec<u32> = (0..x.len() as u32).collect();
+        let terms: Vec<f32> = x.iter().map(|x| x.exp()).collect();
+        let mut ends = vec![];
+        let with_mass = terms
+            .iter()
+            .filter(|&&term| rounded(f64::from(term) * GATHERED_SCALE) > 0);
+        let count = with_mass.count();
+        if terms.iter().sum::<f32>() < 1e4 {
+            assert_eq!(walk(&mut Gathered::weighed(&ids, &terms, &mut ends)).len(), count);
         }
     }
 }
