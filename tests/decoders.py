@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import optdecode as od
+from user_terms import Above, DualQuadratic, GroupBalance
 
 LAMBDAS = (1e-3, 0.1, 1.0, 30.0, 1e3)
 
@@ -174,7 +175,16 @@ def family_decoders() -> list[od.Decoder]:
     return sum_decoders() + fill_decoders() + price_decoders() + target_decoders()
 
 
+def user_decoders() -> list[od.Decoder]:
+    """Code of a user's own: beside an entropy, with a support of its own, by its scalar dual."""
+    return [
+        od.Decoder(od.Problem(od.NegEntropy() + 5.0 * GroupBalance((0.2, 0.3, 0.5)), temperature=0.7)),
+        od.softmax(0.8).subject_to(Above(1e-9), od.TopK(100)),
+        od.Decoder(od.Problem(3.0 * DualQuadratic())),
+    ]
+
+
 def all_decoders() -> list[od.Decoder]:
     """Every decoder above."""
     special = softmax_decoders() + threshold_decoders() + coverage_decoders() + mirror_decoders()
-    return special + family_decoders()
+    return special + family_decoders() + user_decoders()

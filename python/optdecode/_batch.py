@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from optdecode import backends
 from optdecode._codes import ArithmeticCodes
 from optdecode._decoder import Decoder, ModelWanted, draw_plain, draw_rows, thread_count
 from optdecode._inputs import check_plans, is_laid_out, mask_rows, read_rows, writable_rows
 from optdecode._plan import Plan
 from optdecode._solution import Draw
-from optdecode.backends import rust
 from optdecode.errors import ProblemError, ShapeError
 
 
@@ -124,7 +124,7 @@ def log_probs_in_place(decoders: Sequence[Decoder], logits: Any, mask: Any = Non
     allowed = None if mask is None else mask_rows(mask, array.shape[:1], array.shape[1])
     check_plans(plans, array.shape[1], anchor=None, budget=None, weights=None, mixed=True)
     rows = array if is_laid_out(array) else np.ascontiguousarray(array)
-    status = rust.log_probs_in_place(plans, rows, allowed, thread_count(threads))
+    status = backends.log_probs_in_place(plans, rows, allowed, thread_count(threads))
     if rows is not array:
         array[...] = rows
     return status.astype(np.int64)

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from optdecode._certificate_problem import RowProblem, chooses_face, row_problem
+import optdecode._user_certificate as of_users
+from optdecode._certificate_problem import RowProblem, chooses_face, indicator, row_problem
 from optdecode._certificate_terms import Array, Sum, times
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Certificate:
         the face; of a sum of terms also ``|Omega(q)|``): what `gap` is to be measured against.
     scope : str
         ``"global"``; ``"optimal on the selected face"`` where supports chose the face from the scores (the bound holds
-        on the face, and says nothing of the choice); ``"concavity assumed"`` is reserved for objectives that cannot be
-        verified concave.
+        on the face, and says nothing of the choice); ``"concavity assumed"`` where the regularizer is code of
+        the caller's own, whose gradient and convexity the gap takes for granted.
     """
 
     gap: Any
@@ -137,7 +138,16 @@ def certify(
     """
     count = logits.shape[0]
     columns = np.full((len(_Numbers._fields), count), np.nan)
-    for b in range(count):
+    user = plan.kind.value == "user"
+    if user:
+        rows = np.flatnonzero(status <= _LAST_SOLVED)
+        with np.errstate(all="ignore"):
+            found = of_users.certify_user(
+                plan, logits, mask=mask, anchor=anchor, weights=weights, budget=budget, log_probs=log_probs, face=face,
+                threshold=threshold, rows=rows, indicator=indicator,
+            )  # fmt: skip
+        columns[:, rows] = np.insert(found, _Numbers._fields.index("target_error"), 0.0, axis=0)
+    for b in range(0 if user else count):
         if status[b] <= _LAST_SOLVED:
             own = None if budget is None else int(budget[b])
             per_row = (_pick(mask, b), _pick(anchor, b), _pick(weights, b), own)
@@ -146,7 +156,7 @@ def certify(
                 problem = row_problem(plan, m, np.asarray(logits[b], dtype=np.float64), face[b], *per_row)
                 columns[:, b] = _certify_row(problem, log_probs[b].astype(np.float64), float(threshold[b]))
     shaped = columns.reshape(-1, *((count,) if shape is None else shape))
-    scope = _ON_FACE if chooses_face(plan) else _GLOBAL
+    scope = of_users.scope_of(plan) if user else _ON_FACE if chooses_face(plan) else _GLOBAL
     return Certificate(**{name: column[()] for name, column in zip(_Numbers._fields, shaped, strict=True)}, scope=scope)
 
 

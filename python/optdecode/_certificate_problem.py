@@ -242,7 +242,7 @@ def _coverage_weights(plan: Plan, x: Array, allowed: npt.NDArray[np.bool_]) -> A
     if plan.weights == "uniform":
         return np.ones(x.size)
     if plan.weights == "support":
-        return _indicator(plan.weight_supports, x, plan.temperature)
+        return indicator(plan.weight_supports, x, plan.temperature)
     p = np.exp(_normalised((x - x.max()) / plan.temperature))
     return p if plan.weights == "model" else 1.0 / (1.0 + _rank(x))
 
@@ -254,7 +254,7 @@ def _rank(x: Array) -> Array:
     return place
 
 
-def _indicator(rules: Iterable[tuple[str, float, bool]], x: Array, temperature: float) -> Array:
+def indicator(rules: Iterable[tuple[str, float, bool]], x: Array, temperature: float) -> Array:
     """Return 1 where every rule keeps the token; all rules keep the best, but for the typical set."""
     keep = np.ones(x.size, dtype=bool)
     rank = _rank(x)

@@ -140,11 +140,11 @@ class Decoder(Spec):
 
         def draw(seed: Any, position: Any, n: int, coupling: Any, model: bool, best: int) -> Draw:
             wanted = ModelWanted(model, best)
-            return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, "mark", wanted)
+            return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, "mark", wanted, solved)
 
         solution = Solution(self.plan, rows, solved, name, draw)
         if on_failure == "raise":
-            raise_on_failure(solved.status, solution)
+            raise_on_failure(solved.status, solution, solved.failures)
         if written is not None:
             written[...] = solved.log_probs.reshape(written.shape)
         return solution
@@ -428,8 +428,9 @@ def draw_rows(
     threads: int | None,
     on_failure: str,
     model: ModelWanted | None = None,
+    solved: backends.Solved | None = None,
 ) -> Draw:
-    """Draw n tokens from every row; one plan for all rows or one a row."""
+    """Draw n tokens from every row; one plan for all rows, solved before or not, or one a row."""
     one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
     after = None
     if isinstance(coupling, ArithmeticCodes):
@@ -442,12 +443,16 @@ def draw_rows(
         n = positive_int("sample", "n", n)
         seeds = read_seeds(seed, rows.shape, row_seeds)
         positions = read_positions(position, rows.shape)
-        name, drawn = backends.sample(plans, rows, seeds, positions, n, coupling, backend, thread_count(threads))
+        arguments = (seeds, positions, n, coupling, backend, thread_count(threads))
+        if solved is None:
+            name, drawn = backends.sample(plans, rows, *arguments)
+        else:
+            name, drawn = backends.draw_from(plans[0], rows, solved, *arguments)
     draw = make_draw(rows, drawn, name)
     if model is not None:
         draw = model.added_to(draw, drawn.tokens, plans, rows, backend, thread_count(threads))
     if on_failure == "raise":
-        raise_on_failure(drawn.status, draw)
+        raise_on_failure(drawn.status, draw, drawn.failures)
     if after is not None:
         after()
     return draw

@@ -82,6 +82,15 @@ class Rows:
         }
         return Rows(self.logits.copy(), self.dtype, self.shape, budget=self.budget, torch=self.torch, **parts)
 
+    def take(self, index: NDArray[Any]) -> Rows:
+        """Some of the rows, as a batch of one axis."""
+        parts = {
+            name: value if value is None or (value.shape[0] == 1 and self.count > 1) else value[index]
+            for name, value in (("mask", self.mask), ("anchor", self.anchor), ("weights", self.weights))
+        }
+        budget = None if self.budget is None else self.budget[index]
+        return Rows(self.logits[index], self.dtype, index.shape, budget=budget, torch=self.torch, **parts)
+
     def widened(self) -> NDArray[Any]:
         """The logits as float64, shape (B, V)."""
         if self.dtype == "bf16":
@@ -239,7 +248,7 @@ def check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any,
         if (budget is not None or weights is not None) and not plan.has_coverage and not mixed:
             given = "budget" if budget is not None else "weights"
             raise ProblemError(f"{given}= belongs to a coverage term, which this decoder lacks ({plan.kind.name})")
-        if anchor is not None and plan.anchor != "given" and not mixed:
+        if anchor is not None and not plan.takes_anchor and not mixed:
             raise ProblemError("anchor= needs a decoder with KL('given') or best_of_k(..., anchor='given')")
         array = plan.weight_array()
         if array is not None and weights is None and array.size != vocabulary:

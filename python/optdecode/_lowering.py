@@ -12,6 +12,7 @@ from dataclasses import replace
 from optdecode._curvature import is_convex
 from optdecode._plan import Plan, PlanKind, Term
 from optdecode._problem import MirrorAscent, Problem
+from optdecode._spec import one_of
 from optdecode.constraints import Cap, Constraint, Divergence, Entropy
 from optdecode.errors import ProblemError
 from optdecode.regularizers import (
@@ -29,6 +30,7 @@ from optdecode.regularizers import (
     Tsallis,
     Weights,
     combine,
+    is_own,
 )
 from optdecode.supports import Rule, Support, allowed_ids, at_zero_temperature, may_drop_best
 
@@ -68,6 +70,9 @@ def lower(problem: Problem, solver: MirrorAscent | None = None) -> Plan:
         allowed=allowed_ids(problem.support),
         cap=cap,
     )
+    keeps = tuple(member for member in _members(problem.support) if member.is_own)
+    if keeps or any(is_own(term) for _, term in parts):
+        return _lower_user(base, problem, keeps, solver)
     build = _LOWERINGS.get(tuple(sorted(type(term).__name__ for _, term in parts)))
     if any(isinstance(term, L0) for _, term in parts):
         plan = _lower_count(base, parts)
@@ -179,6 +184,8 @@ def _with_weights(base: Plan, term: Coverage | LogCoverage) -> Plan:
 def _weight_rules(support: Support) -> tuple[Rule, ...]:
     if allowed_ids(support) is not None:
         raise ProblemError("Coverage: weights cannot be Allowed(...); pass an array with 1 for these tokens")
+    if any(member.is_own for member in support.members()):
+        raise ProblemError(f"Coverage: weights cannot be a support of your own; got {support!r}")
     rules, chains = _faces(support)
     if chains or any(isinstance(member, Constraint) for member in support.members()):
         kind = "an ordered chain" if chains else "a constraint that selects no tokens"
@@ -268,6 +275,50 @@ def _lower_count(base: Plan, parts: Terms) -> Plan:
     term = _term(_positive(*rest[0]), rest[0][1])
     anchor = "model" if term.kind == "kl" else "none"
     return replace(base, kind=PlanKind.ADAPTIVE_K, terms=(term,), price=price, anchor=anchor)
+
+
+# ------------------------------------------------------------------------------------------------- code of the caller's
+
+
+def _lower_user(base: Plan, problem: Problem, keeps: tuple[Support, ...], solver: MirrorAscent | None) -> Plan:
+    """Lower a problem whose regularizer or support is, in part, the caller's own."""
+    parts = () if problem.regularizer is None else problem.regularizer.terms()
+    own = [term for _, term in parts if is_own(term)]
+    code: Regularizer | Support = own[0] if own else keeps[0]
+    for term in own:
+        check_own(term)
+    for member in _members(problem.support):
+        if isinstance(member, (Entropy, Divergence)):
+            raise ProblemError(f"{member!r} is not solved with code of your own in the problem; got {code!r}")
+    if base.temperature == 0.0:
+        if keeps:
+            raise ProblemError(
+                f"temperature 0 with {keeps[0]!r}: write Problem(support=...) without a regularizer, whose optimum is "
+                "the best token that is kept"
+            )
+        return _at_the_vertex(base)
+    rest = tuple((a, term) for a, term in parts if not is_own(term))
+    if any(isinstance(term, L0) for _, term in rest):
+        raise ProblemError(f"L0() is not solved beside code of your own; got {code!r}")
+    if rest:  # what can be known to be convex has to be; the rest is assumed to be
+        base = _lower_sum(base, rest)
+    plan = replace(base, kind=PlanKind.USER, terms=(), user=parts, keeps=keeps)
+    plan = replace(plan, anchor="given" if plan.anchor == "given" else "model")
+    if solver is None:
+        return plan
+    return replace(plan, steps=solver.steps, eta=None if isinstance(solver.eta, str) else float(solver.eta))
+
+
+def check_own(term: Regularizer) -> None:
+    """Raise a ProblemError unless a regularizer of the caller's own has what the solver needs."""
+    cls = type(term)
+    one_of(cls.__name__, "framework", term.framework, ("numpy", "torch"))
+    if cls.value is Regularizer.value:
+        raise ProblemError(f"{cls.__name__} needs a method value(self, q, ctx)")
+    if cls.gradient is Regularizer.gradient and term.framework != "torch":
+        raise ProblemError(
+            f"{cls.__name__} needs a method gradient(self, q, ctx), or framework = 'torch', whose gradient is automatic"
+        )
 
 
 # --------------------------------------------------------------------------------------------------- solvers and limits

@@ -11,8 +11,8 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from optdecode.regularizers import Weights
-from optdecode.supports import Rule
+from optdecode.regularizers import Terms, Weights
+from optdecode.supports import Rule, Support
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +33,7 @@ class PlanKind(Enum):
     SEPARABLE_DUAL = "separable_dual"
     GREEDY_FILL = "greedy_fill"
     ADAPTIVE_K = "adaptive_k"
+    USER = "user"
 
     @property
     def method(self) -> str:
@@ -42,7 +43,7 @@ class PlanKind(Enum):
     @property
     def is_exact(self) -> bool:
         """Whether the result is the optimum to float precision."""
-        return self is not PlanKind.MIRROR
+        return self not in (PlanKind.MIRROR, PlanKind.USER)
 
 
 _METHODS = {
@@ -58,6 +59,7 @@ _METHODS = {
     PlanKind.SEPARABLE_DUAL: "exact scalar dual: one safeguarded root for the normaliser, one a token",
     PlanKind.GREEDY_FILL: "the best tokens in order, each filled up to the cap",
     PlanKind.ADAPTIVE_K: "the exact optimum on the k best tokens, k by a search over a concave value",
+    PlanKind.USER: "code of your own: mirror ascent until the gap is closed, or a scalar dual where it separates",
 }
 
 
@@ -112,6 +114,11 @@ class Plan:
     target : tuple of (str, float), optional
         ``("entropy", h)`` or ``("divergence", eps)``: the smallest multiplier of the whole regularizer with H(q) >= h,
         or KL(q || r) <= eps, is found row by row.
+    user : tuple of (float, Regularizer)
+        ``USER``: the whole regularizer, built-in terms included. Backends are not given such a plan:
+        `optdecode.backends.user` solves it.
+    keeps : tuple of Support
+        ``USER``: the supports that are code of the caller's own.
     supports : tuple of Rule
         (rule, parameter, measured on raw logits).
     chains : tuple of tuple of Rule
@@ -139,6 +146,8 @@ class Plan:
     price: float = 0.0
     cap: float = 1.0
     target: tuple[str, float] | None = None
+    user: Terms = ()
+    keeps: tuple[Support, ...] = ()
     supports: tuple[Rule, ...] = ()
     chains: tuple[tuple[Rule, ...], ...] = ()
     allowed: tuple[int, ...] | None = None
@@ -159,10 +168,15 @@ class Plan:
     @property
     def selects(self) -> bool:
         """Whether the scores choose a face."""
-        return bool(self.supports or self.chains)
+        return bool(self.supports or self.chains or self.keeps)
+
+    @property
+    def takes_anchor(self) -> bool:
+        """Whether ``anchor=`` means anything to this plan."""
+        return self.anchor == "given" or self.kind is PlanKind.USER
 
     @property
     def has_coverage(self) -> bool:
         """Whether budget and weights mean anything to this plan."""
-        whole = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.MIRROR)
+        whole = (PlanKind.COVERAGE_DUAL, PlanKind.COVERAGE_WATERFILL, PlanKind.MIRROR, PlanKind.USER)
         return self.kind in whole or any(term.kind in ("coverage", "log_coverage") for term in self.terms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optdecode._spec import Spec, finite, in_range, one_of, positive_int
+from optdecode._spec import Spec, check_usable, finite, in_range, one_of, positive_int
 from optdecode.errors import ProblemError
 from optdecode.regularizers import Regularizer
 from optdecode.supports import Support
@@ -47,6 +47,9 @@ class Problem(Spec):
             raise ProblemError(
                 f"Problem: regularizer must be a Regularizer such as NegEntropy(); got {self.regularizer!r}"
             )
+        for part in (self.regularizer, self.support):
+            if isinstance(part, Spec):
+                check_usable(part)
         if self.regularizer is not None and not self.regularizer.terms():
             object.__setattr__(self, "regularizer", None)
         if self.support is not None and not isinstance(self.support, Support):

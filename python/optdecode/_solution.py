@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from optdecode._codes import ArithmeticCodes
     from optdecode._plan import Plan
     from optdecode.backends import Drawn, Solved
+    from optdecode.regularizers.calls import Failures
 
 _ROWS_NAMED = 4
 _LAST_SOLVED = int(Status.REDUCED_ACCURACY)  # an enumeration is slow to compare with an array
@@ -269,17 +270,21 @@ def _status_of(rows: Rows, codes: NDArray[Any]) -> Any:
     return Status(int(codes[0])) if rows.shape == () else rows.restore(codes.astype(np.int64))
 
 
-def raise_on_failure(codes: NDArray[Any], result: Any) -> None:
+def raise_on_failure(codes: NDArray[Any], result: Any, failures: Failures | None = None) -> None:
     """Raise a ConvergenceError that names the first bad rows, if there are any."""
     bad = np.flatnonzero(codes > _LAST_SOLVED)
     if not bad.size:
         return
-    named = [
-        f"row {row}: {Status(int(codes[row])).name} ({Status(int(codes[row])).meaning})" for row in bad[:_ROWS_NAMED]
-    ]
+    failures = failures or {}
+    named = [_failure(int(row), int(codes[row]), failures) for row in bad[:_ROWS_NAMED]]
     more = f"; and {bad.size - _ROWS_NAMED} more" if bad.size > _ROWS_NAMED else ""
     raise ConvergenceError(
         f"{bad.size} of {codes.size} rows have no solution: {'; '.join(named)}{more}. "
         'Pass on_failure="mark" to keep the healthy rows.',
         result=result,
-    )
+    ) from next((failure.cause for failure in failures.values() if failure.cause is not None), None)
+
+
+def _failure(row: int, code: int, failures: Failures) -> str:
+    reason = failures[row].reason if row in failures else Status(code).meaning
+    return f"row {row}: {Status(code).name} ({reason})"

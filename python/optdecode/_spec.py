@@ -23,6 +23,13 @@ class Spec:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        taken = _CLASSES.get(cls.__name__)
+        # The same definition run again (a notebook's cell, `dataclass(slots=True)`) is the same class in a new version.
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ProblemError(
+                f"the name {cls.__name__} belongs to {taken.__module__}.{taken.__qualname__}, and dictionaries and "
+                f"strings find classes by name: rename {cls.__module__}.{cls.__qualname__}"
+            )
         _CLASSES[cls.__name__] = cls
 
     def _shown_fields(self) -> dict[str, Any]:
@@ -80,6 +87,23 @@ class Spec:
         if not isinstance(spec, cls):
             raise ProblemError(f"expected the dictionary of a {cls.__name__}; got {data!r}")
         return spec
+
+
+def check_usable(spec: Spec) -> None:
+    """Raise a ProblemError unless the object can be part of a decoder: a frozen dataclass that can be hashed."""
+    cls = type(spec)
+    parameters = getattr(cls, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
+        raise ProblemError(
+            f"{cls.__name__} must be a frozen dataclass, as decoders are compared, hashed and sent as JSON: write "
+            f"@dataclass(frozen=True) above the class, and its parameters as fields"
+        )
+    try:
+        hash(spec)
+    except TypeError as error:
+        raise ProblemError(
+            f"{cls.__name__} must be hashable, so tuples instead of lists and arrays: {error}"
+        ) from error
 
 
 def spec_classes() -> dict[str, type[Spec]]:

@@ -8,6 +8,8 @@ from enum import IntEnum
 class Status(IntEnum):
     """Outcome of one row; the numbers are stable and equal to those of the Rust core.
 
+    ``BAD_REGULARIZER`` is of Python alone, where the caller's own code runs.
+
     Examples
     --------
     >>> Status(2).name, Status.INFEASIBLE.is_solved
@@ -22,6 +24,7 @@ class Status(IntEnum):
     BAD_ANCHOR = 5
     BAD_WEIGHTS = 6
     TOO_FEW_TOKENS = 7
+    BAD_REGULARIZER = 8
 
     @property
     def is_solved(self) -> bool:
@@ -46,4 +49,5 @@ _MEANINGS = {
     Status.BAD_ANCHOR: "the anchor has a NaN or +inf log-probability on an allowed token",
     Status.BAD_WEIGHTS: "a weight of an allowed token is NaN, negative or infinite",
     Status.TOO_FEW_TOKENS: "fewer tokens have probability than distinct ones were asked for",
+    Status.BAD_REGULARIZER: "the decoder's own regularizer or support failed, or contradicts itself",
 }

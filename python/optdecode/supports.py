@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optdecode._spec import Spec, in_range, one_of, positive_int
+from optdecode._spec import Spec, check_usable, in_range, one_of, positive_int
 from optdecode.errors import ProblemError
 
 #: (rule, parameter, measured on raw logits): what plans and backends see of a support.
@@ -26,7 +26,49 @@ _MEASURED_ON = ("tempered", "raw")
 
 
 class Support(Spec):
-    """Base of the rules; ``a & b`` keeps the tokens that both keep."""
+    """Base of the rules; ``a & b`` keeps the tokens that both keep.
+
+    A frozen dataclass with a `keep` of its own is a rule of the caller's, which joins the built-in ones by ``&``.
+
+    Attributes
+    ----------
+    framework : {"numpy", "torch"}
+        What `keep` is written in, as for `Regularizer`.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np, optdecode as od
+    >>> @dataclass(frozen=True)
+    ... class EvenTokens(od.Support):
+    ...     def keep(self, ctx):
+    ...         return np.broadcast_to(np.arange(ctx.log_p.shape[-1]) % 2 == 0, ctx.log_p.shape)
+    >>> od.softmax().subject_to(EvenTokens(), od.TopK(3))(np.array([1.0, 4.0, 1.0, 0.0])).probs
+    array([0.5, 0. , 0.5, 0. ])
+    """
+
+    framework: ClassVar[str] = "numpy"
+
+    def keep(self, ctx: Any) -> Any:
+        """Return the tokens that may have probability, for a rule of the caller's own.
+
+        Parameters
+        ----------
+        ctx : Context
+            The rows' scores and model distributions; ``ctx.allowed`` are the tokens that no mask forbids. Other
+            supports are measured on the same tokens, so that their order cannot matter.
+
+        Returns
+        -------
+        bool array, shape (B, V)
+            A row where no allowed token is left is ``INFEASIBLE``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no keep(ctx)")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is code of the caller's."""
+        return type(self).keep is not Support.keep
 
     def members(self) -> tuple[Support, ...]:
         """The rules this support intersects, in canonical order."""
@@ -34,7 +76,9 @@ class Support(Spec):
 
     def rules(self) -> tuple[Rule, ...]:
         """What plans and backends see."""
-        raise NotImplementedError
+        if self.is_own:
+            return ()
+        raise ProblemError(f"{type(self).__name__} selects no tokens: a support of your own defines keep(self, ctx)")
 
     def chains(self) -> tuple[tuple[Rule, ...], ...]:
         """Rules that are measured one on what another leaves, in order."""
@@ -42,7 +86,7 @@ class Support(Spec):
 
     def formula(self) -> str:
         """The condition on a token, in words and symbols."""
-        raise NotImplementedError
+        return f"{type(self).__name__}.keep"
 
     def __and__(self, other: object) -> Support:
         if not isinstance(other, Support):
@@ -401,6 +445,8 @@ class Intersection(Support):
     supports: tuple[Support, ...]
 
     def __post_init__(self) -> None:
+        for support in self.supports:
+            check_usable(support)
         members = {member for support in self.supports for member in support.members()}
         object.__setattr__(self, "supports", tuple(sorted(members, key=repr)))
 

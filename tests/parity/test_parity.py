@@ -24,7 +24,7 @@ def solve_in_rust(decoder, rows, **arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "solve", None)
         solution = decoder(rows, on_failure="mark", **arguments)
-    assert solution.backend == "rust"
+    assert solution.backend == ("rust+user" if decoder.plan.kind is PlanKind.USER else "rust")
     return solution
 
 

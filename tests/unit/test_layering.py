@@ -19,14 +19,27 @@ LAYERS: dict[str, list[str]] = {
         "_certificate",
         "_certificate_problem",
         "_certificate_terms",
+        "_user_certificate",
+        "_checks",
         "backends.*",
     ],
     "decoder": ["_solution", "_codes", "_decoder", "_batch", "presets", "_parse"],
-    "uses": ["_bench.*", "cli.*", "integrations.*", "models.*", "multisample", "plot.*", "scores", "__main__"],
+    "uses": [
+        "_bench.*",
+        "cli.*",
+        "integrations.*",
+        "models.*",
+        "multisample",
+        "plot.*",
+        "scores",
+        "testing",
+        "__main__",
+    ],
 }
 # What must not know each other at all, inside functions neither: module, and what it may not import.
 INDEPENDENT = [
     *((f"_certificate{part}", stranger) for part in ("", "_problem", "_terms") for stranger in ("_core", "backends")),
+    *(("_user_certificate", stranger) for stranger in ("_core", "backends", "_checks")),
     *((f"backends.{name}", "_core") for name in ("reference", "_reference_solvers", "_reference_separable")),
 ]
 # What only the last layer may import at top level.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdecode import _core
-from optdecode._plan import Plan
+from optdecode._plan import Plan, PlanKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,13 @@ def _all_compiled(plans: list[Plan]) -> list[_core.Plan]:
         return [compiled(plan) for plan in plans]
 
 
+class NotCompiledError(Exception):
+    """A plan has code of the caller's own, which runs in Python."""
+
+
 def _compile(plan: Plan) -> _core.Plan:
+    if plan.kind is PlanKind.USER:
+        raise NotCompiledError(f"the Rust core cannot run {plan!r}")
     return _core.Plan(
         plan.kind.value,
         temperature=plan.temperature,
@@ -117,5 +123,8 @@ def sample_plain(
         (tokens, log_probs, status, whether all rows have a distribution); the arrays have the caller's batch shape, and
         the status of a single row is an int.
     """
-    natives = _all_compiled(plans) if isinstance(plans, list) else compiled(plans)
+    try:
+        natives = _all_compiled(plans) if isinstance(plans, list) else compiled(plans)
+    except NotCompiledError:
+        return None
     return _core.sample_plain(natives, logits, seed, position, n, coupling, threads)

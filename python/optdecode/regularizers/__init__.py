@@ -21,3 +21,13 @@ from optdecode.regularizers.entropies import NegEntropy as NegEntropy
 from optdecode.regularizers.entropies import Quadratic as Quadratic
 from optdecode.regularizers.entropies import Tsallis as Tsallis
 from optdecode.regularizers.sparsity import L0 as L0
+
+_BUILT_IN = (
+    *(NegEntropy, Quadratic, Tsallis, KL, ChiSquare, ReverseKL, AlphaDivergence, Coverage, LogCoverage, L0),
+    Combination,
+)
+
+
+def is_own(regularizer: Regularizer) -> bool:
+    """Whether a regularizer is of the caller's own; a subclass of a built-in one is, as it may change anything."""
+    return type(regularizer) not in _BUILT_IN

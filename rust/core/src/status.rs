@@ -20,6 +20,7 @@ pub enum Status {
     BadWeights = 6,
     /// Fewer tokens have probability than distinct ones were asked for.
     TooFewTokens = 7,
+    // 8 is taken in Python: a regularizer of the caller's own failed there.
 }
 
 impl Status {

@@ -467,12 +467,12 @@ fn from_band(
     let reads = &mut ws.reads;
     let candidates = &mut reads.cut.candidates;
     candidates.take_cut(cut);
-    let best = candidates.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let count = candidates.ids.len();
     if count == 0 {
         return Err(Status::Infeasible);
     }
     if count <= GATHERED {
+        let best = candidates.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         reads.max = f64::from(best) + 0.0;
         let drawn = softmax.map(|scale| Exponential::new(scale, reads.max));
         return Ok(match drawn {

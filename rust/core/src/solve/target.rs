@@ -6,7 +6,7 @@
 //!
 //! * 0 is returned if the optimum without a regulariser satisfies it;
 //! * where every m tried does, as with ties at the top, it is the smallest one tried, [`SMALLEST`];
-//! * where none does but the limit, so within the slack, it is the first one found within the slack;
+//! * where nothing but the limit satisfies it, it is the one that does within the slack;
 //! * what the limit does not satisfy is infeasible.
 
 use super::face::{Answer, Face};
@@ -17,8 +17,8 @@ use crate::plan::{Plan, Target};
 /// What a target may be missed by, relative to it or to 1.
 const SLACK: f64 = 1e-12;
 
-/// A miss or a surplus with which a search ends.
-const CLOSE: f64 = 5e-13;
+/// A margin with which a search ends.
+const CLOSE: f64 = 2e-13;
 
 /// Multipliers that are tried, at most and at least.
 const LARGEST: f64 = 1e100;
@@ -72,7 +72,7 @@ impl Search<'_> {
         if !vertex.status.is_solved() {
             return vertex;
         }
-        if self.margin() >= -SLACK {
+        if self.margin() >= 0.0 {
             return Solved {
                 multiplier: 0.0,
                 ..vertex
@@ -80,7 +80,7 @@ impl Search<'_> {
         }
         self.face.l.fill(0.0);
         let limit = self.optimum();
-        if !limit.status.is_solved() || self.margin() < -SLACK {
+        if !limit.status.is_solved() || self.margin() < 0.0 {
             return Solved::INFEASIBLE;
         }
         let (first, solved) = self.at(0.0);
@@ -164,7 +164,7 @@ impl Search<'_> {
         dispatch(objective, *cap, self.face, self.term, self.scratch, self.answer)
     }
 
-    /// By how much the answer satisfies the target, relative to it or to 1; negative where it does not.
+    /// By how much the answer satisfies the target with its slack, relative to it or to 1; negative where it does not.
     fn margin(&self) -> f64 {
         let tokens = || self.answer.q.iter().zip(&self.answer.log_q).zip(&self.face.log_r);
         let positive = || tokens().filter(|((q, _), _)| **q > 0.0);
@@ -175,13 +175,13 @@ impl Search<'_> {
                 (most - divergence, most)
             }
         };
-        margin / target.max(1.0)
+        margin / target.max(1.0) + SLACK
     }
 }
 
 /// Whether a search may end with a margin.
 fn is_close(margin: f64) -> bool {
-    (-SLACK..=CLOSE).contains(&margin)
+    (0.0..=CLOSE).contains(&margin)
 }
 
 /// Where the inverse quadratic through three points is 0, as a fraction of the way from a to b; none where it is not to be trusted.

@@ -154,7 +154,7 @@ fn root(tangent: impl Fn(f64) -> Tangent, t: f64, start: f64, mut high: f64, tol
         }
         let slow = residual.abs() > 0.5 * last;
         // What no longer halves is rounding.
-        if slow && residual.abs() <= 8.0 * f64::EPSILON * (t.abs() + at.value.abs()) {
+        if slow && residual.is_finite() && residual.abs() <= 8.0 * f64::EPSILON * (t.abs() + at.value.abs()) {
             break;
         }
         let next = if inside && !slow {
