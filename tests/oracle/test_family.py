@@ -309,6 +309,8 @@ def test_scores_far_from_zero_lose_nothing():
     x = np.array([0.0, 0.0, -1e14, -1e14 - 1.0, -1e14 - 2.0])
     q = solve(od.softmax().subject_to(od.Cap(0.4)), x).probs
     np.testing.assert_allclose(q, [0.4, 0.4, *(0.2 * softmax(np.array([0.0, -1.0, -2.0])))], atol=1e-12)
+    q = solve(separable(od.NegEntropy() + 8.0 * od.Quadratic(), od.Cap(0.4)), x).probs
+    np.testing.assert_allclose(np.diff(np.log(q) + 8.0 * q)[2:], [-1.0, -1.0], atol=1e-12)
 
 
 @pytest.mark.parametrize(
