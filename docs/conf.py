@@ -31,4 +31,8 @@ def setup(app):
     sys.path.insert(0, str(app.srcdir))
     from make_figures import make_figures
 
-    app.connect("builder-inited", lambda app: make_figures(Path(app.srcdir) / "seeing.md"))
+    def draw(app):
+        for page in ("seeing.md", "tutorial.md"):
+            make_figures(Path(app.srcdir) / page)
+
+    app.connect("builder-inited", draw)
