@@ -346,3 +346,13 @@ def test_chains_of_anything_else_are_refused(members):
 def test_weights_cannot_be_an_ordered_chain():
     with pytest.raises(od.ProblemError, match="weights cannot be an ordered chain"):
         od.best_of_k(weights=od.Chain(od.TopK(5), od.TopP(0.9)))
+
+
+@pytest.mark.parametrize("unit", [1e-43, 1e-30, 1e-15, 1e30])
+def test_a_standard_deviation_whose_square_no_float32_holds(unit):
+    row = (np.random.default_rng(3).normal(size=500) * unit).astype(np.float32)
+    decoder = od.softmax().subject_to(od.TopNSigma(1.0))
+    support = decoder(row).support
+    np.testing.assert_array_equal(support, decoder(row, backend="reference").support)
+    assert 1 < support.sum() < 300
+    assert set(decoder.sample(row, seed=1, n=100).tokens) <= set(np.flatnonzero(support))

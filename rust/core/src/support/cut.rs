@@ -315,8 +315,8 @@ impl Measure<'_> {
         let around = moments(f64::from(center));
         let (mean, square) = (around.first / around.weight, around.second / around.weight);
         let deviation = (square - mean * mean).max(0.0).sqrt();
-        // Squares of huge scores are out of the range of f32, those of tiny ones below it.
-        let ordinary = deviation == 0.0 && rough.second == 0.0 || (1e-12..1e15).contains(&deviation);
+        // Squares of huge scores are out of the range of f32, those of tiny ones below it; differences that are 0 are no larger than that.
+        let ordinary = rough.first == 0.0 || (1e-12..1e15).contains(&deviation);
         ordinary.then(|| Cut::from(self.max - n * deviation))
     }
 
