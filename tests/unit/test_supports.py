@@ -222,9 +222,7 @@ class TestWithoutTheBestToken:
     def test_a_row_without_a_common_token_is_infeasible_alone(self, backend, decoder, other):
         decoder = decoder.subject_to(od.Typical(0.2), other)
         rows = np.log([[0.4, 0.2, 0.2, 0.1, 0.1], [0.97, 0.01, 0.01, 0.005, 0.005], [0.4, 0.2, 0.2, 0.1, 0.1]])
-        with pytest.raises(
-            od.ConvergenceError, match=r"row 0: INFEASIBLE \(no token is allowed, or the supports have none"
-        ):
+        with pytest.raises(od.ConvergenceError, match=r"row 0: INFEASIBLE .*; row 2: INFEASIBLE "):
             decoder(rows, backend=backend)
         marked = decoder(rows, backend=backend, on_failure="mark")
         assert [od.Status(code).name for code in marked.status] == ["INFEASIBLE", "OK", "INFEASIBLE"]

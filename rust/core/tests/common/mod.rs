@@ -102,6 +102,9 @@ pub fn marginal(objective: &Objective, lq: f64, log_r: f64, w: f64) -> f64 {
             };
             kl - coverage.beta_bar * w * k * miss
         }
+        Objective::GreedyFill | Objective::Separable { .. } | Objective::AdaptiveK { .. } => {
+            unimplemented!("{objective:?} has tests of its own, beside its solver")
+        }
     }
 }
 
