@@ -109,18 +109,26 @@ class TestEveryDecoder:
             assert run(lambda rows, codes: decoder.sample(rows, coupling=codes).tokens) == expected
 
 
-@pytest.mark.parametrize("decoder", all_decoders(), ids=repr)
+SOME = all_decoders()[::5]
+PARITY = [
+    *SOME,
+    *(pytest.param(decoder, marks=pytest.mark.slow) for decoder in all_decoders() if decoder not in SOME),
+]
+
+
+@pytest.mark.parametrize("decoder", PARITY, ids=repr)
 def test_reference_draws_the_same(decoder):
     """Step by step from the same codes: equal tokens, and codes as far as q agrees."""
     rows = make_rows(31, seed=11)
     codes = od.ArithmeticCodes(len(rows), seed=6)
-    for _ in range(3):
+    for _ in range(2):
         other = codes.copy()
-        rust = decoder.sample(rows, coupling=codes)
-        reference = decoder.sample(rows, coupling=other, backend="reference")
+        rust = decoder.sample(rows, coupling=codes, on_failure="mark")
+        reference = decoder.sample(rows, coupling=other, backend="reference", on_failure="mark")
         np.testing.assert_array_equal(rust.tokens, reference.tokens)
         apart = np.abs(codes.codes.astype(np.float64) - other.codes.astype(np.float64)) / 2.0**64
-        probs = np.exp(rust.log_probs.ravel())
+        # Where a constraint cannot be met, a code stays; elsewhere q is the same but for 1e-7.
+        probs = np.nan_to_num(np.exp(rust.log_probs.ravel()), nan=np.inf)
         assert (apart <= 1e-7 / probs).all(), (apart, probs)
         assert (codes.steps == other.steps).all()
 
