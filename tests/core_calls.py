@@ -36,7 +36,8 @@ TERMS = {
 }
 
 
-def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
+def plan_settings(kind: str = "softmax", **changes: Any) -> dict[str, Any]:
+    """Every keyword of a plan."""
     anchored = kind in ("anchored_softmax", "coverage_dual", "mirror", "separable_dual")
     settings: dict[str, Any] = {
         "temperature": 1.0,
@@ -61,7 +62,11 @@ def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
         "chains": [],
         "allowed": None,
     }
-    return _core.Plan(kind, **(settings | changes))
+    return settings | changes
+
+
+def make_plan(kind: str = "softmax", **changes: Any) -> _core.Plan:
+    return _core.Plan(kind, **plan_settings(kind, **changes))
 
 
 SOFTMAX = make_plan(lam=1.0)

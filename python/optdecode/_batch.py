@@ -10,9 +10,10 @@ import numpy as np
 from optdecode import backends
 from optdecode._codes import ArithmeticCodes
 from optdecode._decoder import Decoder, ModelWanted, draw_plain, draw_rows, thread_count
-from optdecode._inputs import check_plans, is_laid_out, mask_rows, read_rows, writable_rows
+from optdecode._inputs import check_plans, is_laid_out, mask_rows, writable_rows
 from optdecode._plan import Plan
 from optdecode._solution import Draw
+from optdecode._tensor_inputs import read_call
 from optdecode.errors import ProblemError, ShapeError
 
 
@@ -73,7 +74,7 @@ def sample_batch(
         draw = draw_plain(plans, logits, seeds, positions, n, coupling, backend, threads, on_failure)
         if draw is not None:
             return draw
-    rows = read_rows(logits, plans, mask=mask, anchor=anchor, budget=budget, weights=weights, mixed=True)
+    rows = read_call(logits, plans, backend, mask=mask, anchor=anchor, budget=budget, weights=weights, mixed=True)
     if len(rows.shape) != 1 or len(plans) != rows.count:
         got = (*rows.shape, rows.vocabulary)
         raise ShapeError(

@@ -213,11 +213,11 @@ class PowerDivergence:
         q, r, log_t = np.exp(log_q), np.exp(self.log_r), log_q - self.log_r
         if self.alpha == 0.0:
             return np.asarray(self.lam * (times(r, -log_t) + (q - r)))
-        if self.alpha > 0.5:  # q t^(alpha - 1) - q, exact as alpha -> 1
-            power = times(q, np.expm1((self.alpha - 1.0) * log_t)) / (self.alpha - 1.0)
-            return np.asarray(self.lam * (power - (q - r)) / self.alpha)
-        e = self.alpha * log_t  # r t^alpha - r, exact as alpha -> 0
-        power = np.where(np.abs(e) < 1.0, times(r, np.expm1(e)), np.exp(self.log_r + e) - r)
+        # r t^alpha - q is exact as alpha -> 1, r t^alpha - r as alpha -> 0; far from t = 1 neither q nor r is a factor.
+        base, e = (q, (self.alpha - 1.0) * log_t) if self.alpha > 0.5 else (r, self.alpha * log_t)
+        power = np.where(np.abs(e) < 1.0, times(base, np.expm1(e)), np.exp(self.log_r + self.alpha * log_t) - base)
+        if self.alpha > 0.5:
+            return np.asarray(self.lam * (power / (self.alpha - 1.0) - (q - r)) / self.alpha)
         return np.asarray(self.lam * (power / self.alpha - (q - r)) / (self.alpha - 1.0))
 
     def gradient(self, log_q: Array) -> Array:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdecode import _core, backends
-from optdecode._inputs import Rows, fresh_seed
+from optdecode._inputs import fresh_seed
 from optdecode._plan import Plan
 from optdecode._spec import positive_int
+from optdecode._tensor_inputs import AnyRows
 from optdecode.errors import DTypeError, ProblemError, ShapeError
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class ArithmeticCodes:
 
 
 def draw_codes(
-    codes: ArithmeticCodes, plans: list[Plan], rows: Rows, backend: str, threads: int
+    codes: ArithmeticCodes, plans: list[Plan], rows: AnyRows, backend: str, threads: int
 ) -> tuple[str, Drawn, Callable[[], None]]:
     """Draw one token of each sequence.
 

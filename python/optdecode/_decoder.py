@@ -14,14 +14,9 @@ from optdecode import backends
 from optdecode._codes import ArithmeticCodes, draw_codes
 from optdecode._explain import describe
 from optdecode._inputs import (
-    Rows,
     as_tensors,
     fresh_seed,
     plain_tensor,
-    read_out,
-    read_positions,
-    read_rows,
-    read_seeds,
 )
 from optdecode._lowering import lower
 from optdecode._plan import Plan, PlanKind
@@ -30,6 +25,7 @@ from optdecode._solution import Draw, Solution, make_draw, raise_on_failure, wit
 from optdecode._spec import Spec, one_of, positive_int
 from optdecode._status import STATUSES
 from optdecode._system import row_seeds
+from optdecode._tensor_inputs import AnyRows, read_call
 from optdecode.constraints import Cap, Constraint
 from optdecode.errors import ProblemError
 from optdecode.regularizers import KL, AlphaDivergence, Coverage, LogCoverage, NegEntropy, Regularizer, Tsallis, combine
@@ -100,7 +96,7 @@ class Decoder(Spec):
         Parameters
         ----------
         logits : array_like, shape (V,) or (..., V)
-            NumPy float16/32/64, `ml_dtypes.bfloat16`, or CPU torch f16/bf16/f32/f64; any strides (a strided last axis
+            NumPy float16/32/64, `ml_dtypes.bfloat16`, or torch f16/bf16/f32/f64; any strides (a strided last axis
             is copied once); never written to.
         mask : array_like, optional
             bool (..., V), or a packed int32/uint32 bitmask (..., ceil(V / 32)), least significant bit first,
@@ -113,8 +109,9 @@ class Decoder(Spec):
             Weights of the coverage term, in place of the decoder's.
         threads : int, optional
             Threads for this call.
-        backend : {"auto", "rust", "reference"}
-            Where to compute.
+        backend : {"auto", "rust", "reference", "torch"}
+            Where to compute. ``"auto"`` is the Rust core for what is in CPU memory, and torch for tensors on other
+            devices and for those that require gradients, which `Solution.probs` and `Solution.log_probs` then carry.
         on_failure : {"raise", "mark"}
             ``"raise"`` raises if any row has no solution; ``"mark"`` gives such rows NaN and a status.
         out : array or CPU tensor, shape of logits, optional
@@ -133,8 +130,8 @@ class Decoder(Spec):
             Some rows have no solution (NaN or +inf logits, nothing allowed); ``.result`` is the whole Solution.
         """
         one_of("Decoder", "on_failure", on_failure, _ON_FAILURE)
-        rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
-        written = None if out is None else read_out(out, rows)
+        rows = read_call(logits, [self.plan], backend, mask=mask, anchor=anchor, budget=budget, weights=weights)
+        written = None if out is None else rows.read_out(out)
         rows = rows.owned()  # the certificate and later draws need the logits of now, whatever the caller writes next
         name, solved = backends.solve(self.plan, rows, backend, thread_count(threads))
 
@@ -144,9 +141,9 @@ class Decoder(Spec):
 
         solution = Solution(self.plan, rows, solved, name, draw)
         if on_failure == "raise":
-            raise_on_failure(solved.status, solution, solved.failures)
+            raise_on_failure(rows.host(solved.status), solution, solved.failures)
         if written is not None:
-            written[...] = solved.log_probs.reshape(written.shape)
+            rows.write(written, solved.log_probs)
         return solution
 
     def sample(
@@ -222,7 +219,7 @@ class Decoder(Spec):
             draw = draw_plain(self.plan, logits, seed, position, n, coupling, backend, threads, on_failure)
             if draw is not None:
                 return draw
-        rows = read_rows(logits, [self.plan], mask=mask, anchor=anchor, budget=budget, weights=weights)
+        rows = read_call(logits, [self.plan], backend, mask=mask, anchor=anchor, budget=budget, weights=weights)
         model = ModelWanted(model_log_probs, top_log_probs)
         return draw_rows([self.plan], rows, seed, position, n, coupling, backend, threads, on_failure, model)
 
@@ -364,7 +361,7 @@ class ModelWanted:
             positive_int("sample", "top_log_probs", self.best)
 
     def added_to(
-        self, draw: Draw, tokens: NDArray[Any], plans: list[Plan], rows: Rows, backend: str, threads: int
+        self, draw: Draw, tokens: NDArray[Any], plans: list[Plan], rows: AnyRows, backend: str, threads: int
     ) -> Draw:
         """Return the draw with what the backend says, if anything is wanted."""
         if not (self.log_probs or self.best):
@@ -419,7 +416,7 @@ def draw_plain(
 
 def draw_rows(
     plans: list[Plan],
-    rows: Rows,
+    rows: AnyRows,
     seed: Any,
     position: Any,
     n: int,
@@ -441,8 +438,8 @@ def draw_rows(
             allowed = ", ".join(map(repr, _COUPLINGS))
             raise ProblemError(f"sample: coupling must be one of {allowed}, or an ArithmeticCodes; got {coupling!r}")
         n = positive_int("sample", "n", n)
-        seeds = read_seeds(seed, rows.shape, row_seeds)
-        positions = read_positions(position, rows.shape)
+        seeds = rows.seeds(seed, row_seeds)
+        positions = rows.positions(position)
         arguments = (seeds, positions, n, coupling, backend, thread_count(threads))
         if solved is None:
             name, drawn = backends.sample(plans, rows, *arguments)
@@ -452,7 +449,7 @@ def draw_rows(
     if model is not None:
         draw = model.added_to(draw, drawn.tokens, plans, rows, backend, thread_count(threads))
     if on_failure == "raise":
-        raise_on_failure(drawn.status, draw, drawn.failures)
+        raise_on_failure(rows.host(drawn.status), draw, drawn.failures)
     if after is not None:
         after()
     return draw

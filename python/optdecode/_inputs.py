@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optdecode._plan import Plan
+from optdecode._status import Status
 from optdecode.errors import BackendUnavailableError, DTypeError, ProblemError, ShapeError
 
 if TYPE_CHECKING:
@@ -99,6 +100,38 @@ class Rows:
             return self.logits.view(np.float16).astype(np.float64)
         return self.logits.astype(np.float64)
 
+    def host(self, rows: Any) -> Any:
+        """An array of the batch or of a result, in CPU memory as it is."""
+        return rows
+
+    def integers(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """A result as int64."""
+        return rows.astype(np.int64)
+
+    def narrowed(self, log_probs: NDArray[Any]) -> NDArray[Any]:
+        """Log-probabilities in the precision in which they are returned."""
+        return log_probs if self.dtype == "f64" else log_probs.astype(np.float32)
+
+    def status_now(self, codes: NDArray[Any]) -> Any:
+        """Statuses as a draw returns them: a member for a single row, int64 codes for a batch."""
+        return Status(int(codes[0])) if self.shape == () else self.restore(codes.astype(np.int64))
+
+    def seeds(self, seed: Any, row_seeds: Any) -> NDArray[Any]:
+        """One seed a row."""
+        return read_seeds(seed, self.shape, row_seeds)
+
+    def positions(self, position: Any) -> NDArray[Any]:
+        """One position a row."""
+        return read_positions(position, self.shape)
+
+    def read_out(self, out: Any) -> NDArray[Any]:
+        """Return what receives log q of the batch, on the caller's memory."""
+        return read_out(out, self)
+
+    def write(self, out: NDArray[Any], log_probs: NDArray[Any]) -> None:
+        """Write log q into what `read_out` returned."""
+        out[...] = log_probs.reshape(out.shape)
+
 
 def read_rows(
     logits: Any,
@@ -133,7 +166,7 @@ def read_rows(
     ShapeError, DTypeError, ProblemError
         Naming what was given and what is allowed.
     """
-    array, tag, is_torch = _logits_array(logits)
+    array, tag, is_torch = logits_array(logits)
     if array.ndim < 1 or array.shape[-1] < 1:
         raise ShapeError(f"logits must be (..., V) with V >= 1; got {array.shape}")
     shape, vocabulary = array.shape[:-1], array.shape[-1]
@@ -146,21 +179,22 @@ def read_rows(
         tag,
         shape,
         mask=None if mask is None else mask_rows(mask, shape, vocabulary),
-        anchor=None if anchor is None else _float_rows("anchor", anchor, shape, vocabulary),
-        weights=None if weights is None else _float_rows("weights", weights, shape, vocabulary),
-        budget=None if budget is None else _budget_rows(budget, shape),
+        anchor=None if anchor is None else float_rows("anchor", anchor, shape, vocabulary),
+        weights=None if weights is None else float_rows("weights", weights, shape, vocabulary),
+        budget=None if budget is None else budget_rows(budget, shape),
         torch=is_torch,
     )
 
 
-def _is_torch(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a torch tensor."""
     torch = sys.modules.get("torch")  # a caller with a tensor has imported torch already
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def plain_tensor(value: Any) -> NDArray[Any] | None:
     """View a CPU tensor whose type NumPy has as an array; None for anything else."""
-    if not _is_torch(value) or value.device.type != "cpu":
+    if not is_tensor(value) or value.device.type != "cpu":
         return None
     torch = sys.modules["torch"]
     return np.asarray(value.detach().numpy()) if value.dtype in (torch.float32, torch.float64) else None
@@ -174,7 +208,7 @@ def as_tensors(*arrays: Any) -> tuple[Any, ...]:
 
 def _numpy_view(value: Any, name: str) -> NDArray[Any]:
     """View a CPU tensor or anything array-like as a NumPy array; bfloat16 tensors as uint16 patterns."""
-    if not _is_torch(value):
+    if not is_tensor(value):
         try:
             return np.asarray(value)
         except ValueError as error:
@@ -182,7 +216,7 @@ def _numpy_view(value: Any, name: str) -> NDArray[Any]:
     torch = sys.modules["torch"]
     if value.device.type != "cpu":
         raise BackendUnavailableError(
-            f"{name} is on {value.device}; this version computes on the CPU: pass {name}.cpu()"
+            f"{name} is on {value.device}, and this backend computes on the CPU: pass {name}.cpu(), or backend='torch'"
         )
     value = value.detach()
     if value.dtype == torch.bfloat16:
@@ -190,9 +224,10 @@ def _numpy_view(value: Any, name: str) -> NDArray[Any]:
     return np.asarray(value.numpy())
 
 
-def _logits_array(logits: Any) -> tuple[NDArray[Any], str, bool]:
+def logits_array(logits: Any) -> tuple[NDArray[Any], str, bool]:
+    """View logits as an array; the tag of their type, and whether they are a tensor."""
     array = _numpy_view(logits, "logits")
-    is_torch = _is_torch(logits)
+    is_torch = is_tensor(logits)
     name = array.dtype.name
     if is_torch:
         name = str(logits.dtype).removeprefix("torch.")
@@ -206,7 +241,7 @@ def _logits_array(logits: Any) -> tuple[NDArray[Any], str, bool]:
 
 def writable_rows(logits: Any) -> NDArray[Any]:
     """Return float32 logits (B, V), an array or a CPU tensor, as an array on the same memory."""
-    if not (isinstance(logits, np.ndarray) or _is_torch(logits)):
+    if not (isinstance(logits, np.ndarray) or is_tensor(logits)):
         raise DTypeError(f"only an array or a tensor can be overwritten; got {type(logits).__name__}")
     array = _numpy_view(logits, "logits")
     if array.dtype != np.float32:
@@ -220,7 +255,7 @@ def writable_rows(logits: Any) -> NDArray[Any]:
 
 def read_out(out: Any, rows: Rows) -> NDArray[Any]:
     """Return an array that receives log q of a batch, on the caller's memory."""
-    if not (isinstance(out, np.ndarray) or _is_torch(out)):
+    if not (isinstance(out, np.ndarray) or is_tensor(out)):
         raise DTypeError(f"out must be an array or a tensor; got {type(out).__name__}")
     array, shape = _numpy_view(out, "out"), (*rows.shape, rows.vocabulary)
     wanted = np.float64 if rows.dtype == "f64" else np.float32
@@ -239,8 +274,15 @@ def is_laid_out(rows: NDArray[Any]) -> bool:
 
 
 def check_plans(plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool) -> None:
-    if mixed and all(map(_FITS_ANY_CALL, plans)):
-        return
+    """Refuse a call that a plan cannot take, at little cost where all of them take any."""
+    if not (mixed and all(map(_FITS_ANY_CALL, plans))):
+        check_each_plan(plans, vocabulary, anchor=anchor, budget=budget, weights=weights, mixed=mixed)
+
+
+def check_each_plan(
+    plans: list[Plan], vocabulary: int, *, anchor: Any, budget: Any, weights: Any, mixed: bool
+) -> None:  # fmt: skip
+    """Refuse a call that a plan cannot take."""
     for row, plan in enumerate(plans):
         where = f" (row {row})" if mixed else ""
         if plan.anchor == "given" and anchor is None:
@@ -286,9 +328,10 @@ def mask_rows(mask: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any
     return _broadcast("mask", np.ascontiguousarray(array).view(np.uint32), shape, array.shape[-1])
 
 
-def _float_rows(name: str, value: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any]:
+def float_rows(name: str, value: Any, shape: tuple[int, ...], vocabulary: int) -> NDArray[Any]:
+    """Lay (..., V) numbers out as float64 (B or 1, V)."""
     array = _numpy_view(value, name)
-    if _is_torch(value) and str(value.dtype) == "torch.bfloat16":
+    if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise DTypeError(f"{name} must be a float array; got {array.dtype}")
@@ -319,7 +362,8 @@ def per_row_integers(name: str, value: Any, shape: tuple[int, ...], low: int, hi
     return np.ascontiguousarray(flat.astype(np.uint64))
 
 
-def _budget_rows(budget: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def budget_rows(budget: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Lay budgets out as uint32 (B,)."""
     return per_row_integers("budget", budget, shape, 1, 2**31).astype(np.uint32)
 
 

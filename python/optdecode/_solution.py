@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optdecode._inputs import Rows
 from optdecode._status import Status
+from optdecode._tensor_inputs import AnyRows
 from optdecode.errors import ConvergenceError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Solution:
         Which backend ran.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, solved: Solved, backend: str, draw: Callable[..., Draw]) -> None:
+    def __init__(self, plan: Plan, rows: AnyRows, solved: Solved, backend: str, draw: Callable[..., Draw]) -> None:
         self._plan = plan
         self._rows = rows
         self._solved = solved
@@ -117,12 +117,13 @@ class Solution:
     @property
     def iterations(self) -> Any:
         """Iterations of the solver, shape (...)."""
-        return self._rows.restore(self._solved.iterations.astype(np.int64))
+        return self._rows.restore(self._rows.integers(self._solved.iterations))
 
     @property
     def status(self) -> Any:
         """What became of each row: a `Status` for one row, int64 codes of shape (...) for a batch."""
-        return _status_of(self._rows, self._solved.status)
+        rows, codes = self._rows, self._solved.status
+        return Status(int(codes[0])) if rows.shape == () else rows.restore(rows.integers(codes))
 
     def certificate(self) -> Certificate:
         """Recompute, in float64 and from the returned arrays alone, how far q can be from optimal.
@@ -134,19 +135,20 @@ class Solution:
         """
         from optdecode._certificate import certify  # here: `import optdecode` should not pay for it
 
+        rows, solved = self._rows, self._solved
         return certify(
             self._plan,
-            self._rows.widened(),
-            mask=self._rows.mask,
-            anchor=self._rows.anchor,
-            weights=self._rows.weights,
-            budget=self._rows.budget,
-            log_probs=self._solved.log_probs,
-            face=self._solved.face,
-            threshold=self._solved.threshold,
-            status=self._solved.status,
-            multiplier=self._solved.multiplier,
-            shape=self._rows.shape,
+            rows.widened(),
+            mask=rows.host(rows.mask),
+            anchor=rows.host(rows.anchor),
+            weights=rows.host(rows.weights),
+            budget=rows.host(rows.budget),
+            log_probs=rows.host(solved.log_probs),
+            face=rows.host(solved.face),
+            threshold=rows.host(solved.threshold),
+            status=rows.host(solved.status),
+            multiplier=rows.host(solved.multiplier),
+            shape=rows.shape,
         )
 
     def sample(
@@ -173,9 +175,8 @@ class Solution:
         return self._draw(seed, position, n, coupling, model_log_probs, top_log_probs)
 
     def __repr__(self) -> str:
-        solved = self._solved
-        sizes = (solved.log_probs > -np.inf).sum(axis=1)
-        codes, counts = np.unique(solved.status, return_counts=True)
+        sizes = (self._rows.host(self._solved.log_probs) > -np.inf).sum(axis=1)
+        codes, counts = np.unique(self._rows.host(self._solved.status), return_counts=True)
         statuses = ", ".join(f"{Status(int(code)).name} x {count}" for code, count in zip(codes, counts, strict=True))
         shape = (*self._rows.shape, self._rows.vocabulary)
         spread = f"{sizes.min()}..{sizes.max()}" if sizes.size else "none"
@@ -194,7 +195,7 @@ class Draw:
     log_probs : float array, shape (..., n)
         Log q of the tokens in nats; float32, or float64 for float64 logits; NaN on such rows.
     status : Status, or int64 array of shape (...)
-        What became of each row.
+        What became of each row; of a single row on another device than the CPU its code, a tensor of shape ().
     backend : str
         Which backend ran.
     model_log_probs : float array, shape (..., n), optional
@@ -245,29 +246,21 @@ class Draw:
             fields["log_inclusion"] = log_inclusion
 
 
-def make_draw(rows: Rows, drawn: Drawn, backend: str) -> Draw:
+def make_draw(rows: AnyRows, drawn: Drawn, backend: str) -> Draw:
     """Give drawn arrays the caller's shape and type."""
-    tokens, log_probs = rows.restore(drawn.tokens), rows.restore(_narrowed(rows, drawn.log_probs))
-    draw = Draw(tokens, log_probs, _status_of(rows, drawn.status), backend)
+    tokens, log_probs = rows.restore(drawn.tokens), rows.restore(rows.narrowed(drawn.log_probs))
+    draw = Draw(tokens, log_probs, rows.status_now(drawn.status), backend)
     if drawn.log_inclusion is None:
         return draw
-    return replace(draw, log_inclusion=rows.restore(_narrowed(rows, drawn.log_inclusion)))
+    return replace(draw, log_inclusion=rows.restore(rows.narrowed(drawn.log_inclusion)))
 
 
-def with_model(draw: Draw, rows: Rows, answer: tuple[NDArray[Any], ...], m: int) -> Draw:
+def with_model(draw: Draw, rows: AnyRows, answer: tuple[NDArray[Any], ...], m: int) -> Draw:
     """Return a draw with what a backend said of the model: log p of the tokens and, if m > 0, the m best."""
     log_probs, top_tokens, top_log_probs = answer
-    of_tokens = {"model_log_probs": rows.restore(_narrowed(rows, log_probs))} if log_probs.shape[1] else {}
-    of_best = {"top_tokens": rows.restore(top_tokens), "top_log_probs": rows.restore(_narrowed(rows, top_log_probs))}
+    of_tokens = {"model_log_probs": rows.restore(rows.narrowed(log_probs))} if log_probs.shape[1] else {}
+    of_best = {"top_tokens": rows.restore(top_tokens), "top_log_probs": rows.restore(rows.narrowed(top_log_probs))}
     return replace(draw, **of_tokens, **(of_best if m else {}))
-
-
-def _narrowed(rows: Rows, log_probs: NDArray[Any]) -> NDArray[Any]:
-    return log_probs if rows.dtype == "f64" else log_probs.astype(np.float32)
-
-
-def _status_of(rows: Rows, codes: NDArray[Any]) -> Any:
-    return Status(int(codes[0])) if rows.shape == () else rows.restore(codes.astype(np.int64))
 
 
 def raise_on_failure(codes: NDArray[Any], result: Any, failures: Failures | None = None) -> None:

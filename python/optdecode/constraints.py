@@ -42,8 +42,8 @@ class Entropy(Constraint):
 
     The smallest :math:`\lambda` that multiplies the whole regularizer and reaches the target is chosen, row by row;
     with `NegEntropy` that is the distribution of largest expected score among those of entropy h or more. A target that
-    no :math:`\lambda` reaches is ``INFEASIBLE``; one that the greedy vertex reaches (the greedy fill, under a cap) gives
-    that, with :math:`\lambda = 0`. Reached is to 1e-12, relative to max(1, h).
+    no :math:`\lambda` reaches is ``INFEASIBLE``; one that the greedy vertex reaches (the greedy fill, under a cap)
+    gives that, with :math:`\lambda = 0`. Reached is to 1e-12, relative to max(1, h).
 
     Parameters
     ----------

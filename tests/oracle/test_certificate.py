@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optdecode import _certificate_terms as terms
-from optdecode._certificate import certify
+from optdecode._certificate import _fill, certify
 from optdecode._certificate_problem import TERMS as BUILDERS
 from optdecode._plan import Plan, PlanKind, Term
 from optdecode.backends import reference
@@ -311,6 +311,8 @@ def test_slopes_beyond_any_float_are_compared_by_their_logarithms():
 
 def test_the_cap_is_part_of_the_frank_wolfe_bound():
     """At a capped optimum max g - <q, g> is large; what fills up to the cap gains nothing."""
+    assert _fill(np.array([1.0, 3.0, 2.0]), 0.5) == (2.5, 2.0)
+    assert _fill(np.array([1.0, 3.0, 2.0]), 0.4) == (pytest.approx(2.2), 1.0)
     x, plan = np.array([[5.0, 1.0, 0.0]]), Plan(PlanKind.GREEDY_FILL, cap=0.5)
     found = certified(plan, x)
     assert found.gap[0] == 0.0

@@ -305,10 +305,23 @@ def test_too_few_tokens_for_a_cap(regularizer):
 
 
 def test_scores_far_from_zero_lose_nothing():
-    """The threshold is near -1e9, the regularizer of order 1: resolved from a score next to it."""
-    x = np.array([0.0, 0.0, -1e9, -1e9 - 1.0, -1e9 - 2.0])
+    """The threshold is near -1e14, the regularizer of order 1: resolved from a score next to it."""
+    x = np.array([0.0, 0.0, -1e14, -1e14 - 1.0, -1e14 - 2.0])
     q = solve(od.softmax().subject_to(od.Cap(0.4)), x).probs
     np.testing.assert_allclose(q, [0.4, 0.4, *(0.2 * softmax(np.array([0.0, -1.0, -2.0])))], atol=1e-12)
+    q = solve(separable(od.NegEntropy() + 8.0 * od.Quadratic(), od.Cap(0.4)), x).probs
+    np.testing.assert_allclose(np.diff(np.log(q) + 8.0 * q)[2:], [-1.0, -1.0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "regularizer", [od.NegEntropy() - 0.9 * od.Quadratic(), od.KL() - 0.9 * od.NegEntropy()], ids=repr
+)
+def test_the_threshold_is_resolved_at_a_vertex(regularizer):
+    """One token has all but e^-60 of the mass, or all but e^-700: what the others have decides the threshold."""
+    for x in (np.array([60.0, 0.0, -1.0]), np.array([70.0, 0.0, -1.0])):
+        certificate = solve(od.Decoder(od.Problem(regularizer)), x).certificate()
+        assert certificate.max_active_residual <= 1e-9
+        assert certificate.max_inactive_violation <= 1e-9
 
 
 @pytest.mark.parametrize("far", [-700.0, -1e5, -1e200])
@@ -371,9 +384,10 @@ def test_no_other_set_of_twelve_is_better(regularizer):
 
 
 def test_a_gain_equal_to_the_price_is_not_worth_it():
-    """Two equal tokens: the second adds 1/4 to the quadratic objective, exactly."""
-    for price, size in ((0.25, 1), (0.25 - 1e-9, 2)):
-        assert solve(od.Decoder(od.Problem(od.Quadratic() + price * od.L0())), np.zeros(2)).support_size == size
+    """Two equal tokens: the second adds 1/4 to the quadratic objective, exactly, and log 2 to the entropy's."""
+    for regularizer, gain in ((od.Quadratic(), 0.25), (od.NegEntropy(), float(np.log1p(1.0)))):
+        for price, size in ((gain, 1), (gain - 1e-9, 2)):
+            assert solve(od.Decoder(od.Problem(regularizer + price * od.L0())), np.zeros(2)).support_size == size
 
 
 # ------------------------------------------------------------------------------------------------------- properties

@@ -7,6 +7,7 @@ import optdecode as od
 from decoders import all_decoders, coverage_decoders, family_decoders, softmax_decoders, threshold_decoders
 from optdecode import PlanKind
 from optdecode.backends import reference
+from reference_faces import solve_reference
 from rows import ROW_KINDS, make_row, make_rows
 
 SIZES = (1, 2, 3, 8, 31, 257, 1000)
@@ -16,7 +17,6 @@ TV = {"float64": 1e-6, "float32": 1e-5}
 GAP = {"float64": 1e-6, "float32": 1e-5}
 FAMILY = set(family_decoders())
 FAMILY_SIZES = {"float64": (1, 2, 3, 31, 257), "float32": (33,)}  # the reference takes its time
-SUM_RULES = {"top_p", "p_less", "epsilon", "eta", "top_n_sigma", "top_h", "typical"}
 
 
 def solve_in_rust(decoder, rows, **arguments):
@@ -26,39 +26,6 @@ def solve_in_rust(decoder, rows, **arguments):
         solution = decoder(rows, on_failure="mark", **arguments)
     assert solution.backend == ("rust+user" if decoder.plan.kind is PlanKind.USER else "rust")
     return solution
-
-
-def solve_reference(decoder, rows, rust, **arguments):
-    """Solve by the reference; where a sum put a boundary token elsewhere, on the face that the core returned."""
-    solution = decoder(rows, backend="reference", on_failure="mark", **arguments)
-    rules = {rule for chain in (decoder.plan.supports, *decoder.plan.chains) for rule, *_ in chain}
-    if not SUM_RULES & rules or decoder.plan.kind is not PlanKind.FACE_SOFTMAX:
-        return np.asarray(solution.probs), np.asarray(solution.status)
-    probs = np.array(solution.probs)
-    for row in np.flatnonzero((solution.support != rust.support).any(axis=-1)):
-        differing = np.asarray(solution.support[row] != rust.support[row])
-        assert_near_boundary(decoder, rows[row], differing)
-        unsupported = od.Decoder(od.Problem(decoder.problem.regularizer, temperature=decoder.problem.temperature))
-        probs[row] = unsupported(rows[row], mask=np.asarray(rust.support[row]), backend="reference").probs
-    return probs, np.asarray(solution.status)
-
-
-def assert_near_boundary(decoder, row, differing):
-    """The tokens on which the faces differ all lie within 1e-6 of one another, at the threshold.
-
-    That of a typical set is a distance from the mean score, on either side of it.
-    """
-    x = row[differing].astype(np.float64)
-    scale = max(1.0, np.abs(x).max())
-    for name, _, raw in decoder.plan.supports:
-        if name == "typical":
-            x = np.abs(x - mean_score(row[row > -np.inf].astype(np.float64), 1.0 if raw else decoder.plan.temperature))
-    assert np.ptp(x) <= 1e-6 * scale, (decoder, x)
-
-
-def mean_score(x, temperature):
-    p = np.exp((x - x.max()) / temperature)
-    return x.max() + (p / p.sum())[p > 0] @ (x - x.max())[p > 0]
 
 
 def assert_parity(decoder, rows, **arguments):
@@ -88,7 +55,8 @@ def test_every_plan_is_covered():
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("decoder", all_decoders(), ids=repr)
 def test_every_plan_on_every_row(decoder, dtype):
-    for size in SIZES if decoder not in FAMILY else FAMILY_SIZES[dtype]:
+    sizes = SIZES if decoder not in FAMILY else FAMILY_SIZES[dtype]
+    for size in sizes if decoder.plan.target is None else sizes[:4]:
         assert_parity(decoder, make_rows(size, dtype, seed=1))
 
 
@@ -105,7 +73,7 @@ ANCHORED = [
 def test_given_anchors(regularizer, constraint):
     rows = np.stack([make_row(kind, 40, seed=6) for kind in ("gaussian", "tied", "minus_inf")])
     anchor = np.random.default_rng(7).standard_normal((3, 40)) * 3
-    anchor[:, 3], anchor[1, 5] = -np.inf, -800.0
+    anchor[:, 3], anchor[1, 5] = -np.inf, -300.0
     assert_parity(od.Decoder(od.Problem(regularizer, support=constraint)), rows, anchor=anchor)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core_calls import SOFTMAX, make_plan, run_script, sample, solve
+from core_calls import SOFTMAX, make_plan, plan_settings, run_script, sample, solve
 from optdecode import _core
 
 
@@ -48,12 +48,10 @@ def test_build_info_says_what_was_built() -> None:
     assert info["level"] == (os.environ.get("OPTDECODE_FORCE_LEVEL") or available_levels()[-1])
 
 
-CALL = """
+CALL = f"""
 import numpy as np
 from optdecode import _core
-plan = _core.Plan("softmax", temperature=1.0, score_weight=1.0, raw_scores=False, lam=1.0, alpha=1.0, beta_bar=0.0,
-                  budget=1, weights="model", weight_values=None, weight_supports=[], anchor="none", steps=0, eta=None,
-                  tolerance=None, supports=[], chains=[], allowed=None)
+plan = _core.Plan("softmax", **{plan_settings(lam=1.0)!r})
 def call(threads, rows=64, vocabulary=4096):
     x = np.random.default_rng(0).normal(size=(rows, vocabulary)).astype(np.float32)
     zeros = np.zeros(rows, np.uint64)

@@ -102,7 +102,8 @@ def test_reference_draws_the_same(decoder):
         rust, reference = (sample(decoder, rows, 7, backend=name) for name in ("rust", "reference"))
         # A support that is about sums, or a root find, may end at another token where q is next to nothing.
         same = (rust.status == reference.status) & (rust.tokens == reference.tokens).all(axis=1)
-        for row in np.flatnonzero(~same):
+        # Where any objective is beyond a float there is no optimum to agree on.
+        for row in np.flatnonzero(~same & (rust.status != od.Status.REDUCED_ACCURACY)):
             q = decoder(rows[row]).probs
             differing = set(rust.tokens[row].tolist()) ^ set(reference.tokens[row].tolist()) - {-1}
             assert max(q[list(differing)], default=1.0) < 1e-9, (

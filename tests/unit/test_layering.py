@@ -15,6 +15,7 @@ LAYERS: dict[str, list[str]] = {
     "backends": [
         "_core",
         "_inputs",
+        "_tensor_inputs",
         "_system",
         "_certificate",
         "_certificate_problem",
@@ -40,9 +41,9 @@ LAYERS: dict[str, list[str]] = {
 INDEPENDENT = [
     *((f"_certificate{part}", stranger) for part in ("", "_problem", "_terms") for stranger in ("_core", "backends")),
     *(("_user_certificate", stranger) for stranger in ("_core", "backends", "_checks")),
-    *((f"backends.{name}", "_core") for name in ("reference", "_reference_solvers", "_reference_separable")),
+    *((f"backends.{name}", "_core") for name in ("reference", "_reference_solvers", "_reference_separable", "torch")),
 ]
-# What only the last layer may import at top level.
+# What only the last layer may import at top level, and the package that is named after it.
 HEAVY = {"torch", "onnxruntime", "tokenizers", "rich", "matplotlib", "transformers", "vllm", "llama_cpp", "sglang"}
 
 PACKAGE = Path(optdecode.__file__).parent
@@ -103,12 +104,21 @@ def test_every_module_imports_leftward(module: str) -> None:
     for imported in top_level_imports(module):
         root, _, inside = imported.partition(".")
         if root in HEAVY:
-            assert layer == "uses", f"{module} ({layer}) imports {root} at top level"
+            own = f"{module}.".startswith(f"backends.{root}.")
+            assert layer == "uses" or own, f"{module} ({layer}) imports {root} at top level"
         if root != "optdecode":
             continue
         other = layer_of(inside) or layer_of(inside.rpartition(".")[0])  # a module, or a name in one
         assert other is not None, f"{module} imports {imported}: take names from the module that defines them"
         assert RANK[other] <= RANK[layer], f"{module} ({layer}) imports {imported} ({other}), which is to its right"
+
+
+def test_the_torch_backend_is_loaded_only_when_it_runs() -> None:
+    inside = "backends.torch"
+    for module in MODULES:
+        if not f"{module}.".startswith(f"{inside}."):
+            imported = [name for name in top_level_imports(module) if f"{name}.".startswith(f"optdecode.{inside}.")]
+            assert not imported, f"{module} imports {imported} at top level"
 
 
 @pytest.mark.parametrize(("module", "stranger"), INDEPENDENT)

@@ -1,89 +1,88 @@
 """Backends: each solves and draws rows of plans; `select` finds the one a call asked for.
 
-A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one is a row in ``_MODULES``.
+A backend is a module with ``solve`` and ``sample`` (see `Backend`). Adding one is a name in ``_NAMES``
+and its import in ``_module``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from optdecode._inputs import Rows
 from optdecode._plan import Plan, PlanKind
 from optdecode._status import Status
+from optdecode._tensor_inputs import AnyRows, TensorRows
 from optdecode.backends import rust
-from optdecode.errors import ProblemError
+from optdecode.errors import BackendUnavailableError, ProblemError
 from optdecode.regularizers.calls import Failures
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_MODULES = {"rust": "optdecode.backends.rust", "reference": "optdecode.backends.reference"}
+_NAMES = ("rust", "reference", "torch")
 #: By the name that a call gives: the name and the `sample_plain` of the backend that reads plain arguments itself.
 PLAIN = {name: ("rust", rust.sample_plain) for name in ("auto", "rust")}
 
 
 class Solved(NamedTuple):
-    """What a backend returns for B rows: arrays (B, V) or (B,)."""
+    """What a backend returns for B rows: arrays, or tensors, (B, V) or (B,)."""
 
-    log_probs: NDArray[Any]
-    probs: NDArray[Any]
-    face: NDArray[Any]
-    threshold: NDArray[Any]
-    objective: NDArray[Any]
-    entropy: NDArray[Any]
-    kl: NDArray[Any]
-    kept_mass: NDArray[Any]
-    multiplier: NDArray[Any]
-    iterations: NDArray[Any]
-    status: NDArray[Any]
+    log_probs: Any
+    probs: Any
+    face: Any
+    threshold: Any
+    objective: Any
+    entropy: Any
+    kl: Any
+    kept_mass: Any
+    multiplier: Any
+    iterations: Any
+    status: Any
     failures: Failures | None = None  # what the caller's own code did wrong, by row
 
 
 class Drawn(NamedTuple):
     """What a backend returns for n draws of B rows; `log_inclusion` with the coupling that has it."""
 
-    tokens: NDArray[Any]
-    log_probs: NDArray[Any]
-    status: NDArray[Any]
-    log_inclusion: NDArray[Any] | None = None
+    tokens: Any
+    log_probs: Any
+    status: Any
+    log_inclusion: Any | None = None
     failures: Failures | None = None
 
 
 class Backend(Protocol):
     """The functions that a backend module has."""
 
-    def solve(self, plan: Plan, logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
-              threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
+    def solve(self, plan: Plan, logits: Any, dtype: str, mask: Any, anchor: Any, weights: Any, budget: Any,
+              threads: int) -> tuple[Any, ...]:  # fmt: skip
         """Solve every row; the arrays of `Solved`, in order."""
 
-    def sample(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any,
-               budget: Any, seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str,
-               threads: int) -> tuple[NDArray[Any] | None, ...]:  # fmt: skip
+    def sample(self, plans: list[Plan], logits: Any, dtype: str, mask: Any, anchor: Any, weights: Any,
+               budget: Any, seeds: Any, positions: Any, n: int, coupling: str,
+               threads: int) -> tuple[Any | None, ...]:  # fmt: skip
         """Draw n tokens a row; the arrays of `Drawn`, in order."""
 
-    def sample_codes(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any, weights: Any,
-                     budget: Any, seed: int, sequences: NDArray[Any], codes: NDArray[Any], steps: NDArray[Any],
-                     threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
+    def sample_codes(self, plans: list[Plan], logits: Any, dtype: str, mask: Any, anchor: Any, weights: Any,
+                     budget: Any, seed: int, sequences: Any, codes: Any, steps: Any,
+                     threads: int) -> tuple[Any, ...]:  # fmt: skip
         """Draw one token a row by arithmetic codes: tokens, log_probs, status, next codes and steps, all (B,)."""
 
-    def model_log_probs(self, plans: list[Plan], logits: NDArray[Any], dtype: str, mask: Any, anchor: Any,
-                        tokens: NDArray[Any], m: int, threads: int) -> tuple[NDArray[Any], ...]:  # fmt: skip
+    def model_log_probs(self, plans: list[Plan], logits: Any, dtype: str, mask: Any, anchor: Any,
+                        tokens: Any, m: int, threads: int) -> tuple[Any, ...]:  # fmt: skip
         """Return log p of tokens (B, n), the m best tokens (B, m) and log p of these; −1 and NaN on bad rows."""
 
 
-def select(name: str) -> tuple[str, Backend]:
+def select(name: str, rows: AnyRows | None = None) -> tuple[str, Backend]:
     """Return the name and module of a backend.
 
     Parameters
     ----------
-    name : {"auto", "rust", "reference"}
-        ``"auto"`` is the Rust core: everything this version accepts lives in CPU memory.
+    name : {"auto", "rust", "reference", "torch"}
+        ``"auto"`` is torch for rows that were read as tensors, and the Rust core for others.
+    rows : Rows or TensorRows, optional
+        What it is to compute.
 
     Returns
     -------
@@ -95,10 +94,33 @@ def select(name: str) -> tuple[str, Backend]:
     ProblemError
         There is no such backend.
     """
-    name = "rust" if name == "auto" else name
-    if name not in _MODULES:
-        raise ProblemError(f"backend must be 'auto' or one of {', '.join(map(repr, _MODULES))}; got {name!r}")
+    if name == "auto":
+        name = "torch" if isinstance(rows, TensorRows) else "rust"
+    if name not in _NAMES:
+        raise ProblemError(f"backend must be 'auto' or one of {', '.join(map(repr, _NAMES))}; got {name!r}")
     return name, _module(name)
+
+
+def _module(name: str) -> Backend:
+    # Statements, which torch.compile traces, and which load only what is used.
+    if name == "torch":
+        from optdecode.backends import torch
+
+        return torch
+    if name == "reference":
+        from optdecode.backends import reference
+
+        return reference
+    return rust
+
+
+def _in_memory(rows: AnyRows) -> Rows:
+    """Refuse tensors for code of the caller's own, which sees arrays in CPU memory."""
+    if isinstance(rows, TensorRows):
+        raise BackendUnavailableError(
+            "the torch backend has no solver for USER: code of your own runs beside backend='rust', on the CPU"
+        )
+    return rows
 
 
 def _user() -> Any:
@@ -108,58 +130,51 @@ def _user() -> Any:
     return user
 
 
-@cache
-def _module(name: str) -> Backend:
-    return cast("Backend", import_module(_MODULES[name]))
-
-
-def solve(plan: Plan, rows: Rows, backend: str, threads: int) -> tuple[str, Solved]:
+def solve(plan: Plan, rows: AnyRows, backend: str, threads: int) -> tuple[str, Solved]:
     """Solve the rows of a batch; returns the name of the backend that ran, and its arrays."""
-    name, module = select(backend)
+    name, module = select(backend, rows)
     if plan.kind is PlanKind.USER:
-        answer = _user().solve(plan, rows, module, threads)
+        answer = _user().solve(plan, _in_memory(rows), module, threads)
         return f"{name}+user", Solved(*answer.arrays(rows.dtype))
     arrays = (rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget)
     return name, Solved._make((*module.solve(plan, *arrays, threads), None))
 
 
 def model_log_probs(
-    plans: list[Plan], rows: Rows, tokens: NDArray[Any], m: int, backend: str, threads: int
-) -> tuple[NDArray[Any], ...]:
+    plans: list[Plan], rows: AnyRows, tokens: Any, m: int, backend: str, threads: int
+) -> tuple[Any, ...]:
     """Return the model's log p of tokens (B, n), its m best tokens (B, m) and log p of these."""
-    _, module = select(backend)
+    _, module = select(backend, rows)
     if any(plan.kind is PlanKind.USER for plan in plans):
         # The rows of such a plan allow what their decoder was solved on; `anchor` is theirs only where it was passed.
-        anchored = "model" if rows.anchor is None else "given"
+        anchored = "model" if _in_memory(rows).anchor is None else "given"
         plans = [
             replace(_user().measuring(plan), anchor=anchored) if plan.kind is PlanKind.USER else plan for plan in plans
         ]
     return module.model_log_probs(plans, rows.logits, rows.dtype, rows.mask, rows.anchor, tokens, m, threads)
 
 
-def log_probs_in_place(
-    plans: list[Plan], logits: NDArray[Any], mask: NDArray[Any] | None, threads: int
-) -> NDArray[Any]:
+def log_probs_in_place(plans: list[Plan], logits: Any, mask: Any | None, threads: int) -> Any:
     """Replace every row of float32 logits (B, V) by log q of its plan, where it has one; a status a row."""
     try:
         return rust.log_probs_in_place(plans, logits, mask, threads)
     except rust.NotCompiledError:
         _, module = select("rust")
-        status: NDArray[Any] = _user().log_probs_in_place(plans, logits, mask, module, threads)
+        status: Any = _user().log_probs_in_place(plans, logits, mask, module, threads)
         return status
 
 
 def draw_from(
-    plan: Plan, rows: Rows, solved: Solved, seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str,
+    plan: Plan, rows: AnyRows, solved: Solved, seeds: Any, positions: Any, n: int, coupling: str,
     backend: str, threads: int,
 ) -> tuple[str, Drawn]:  # fmt: skip
     """Draw n tokens from every row of what was solved."""
     if plan.kind is not PlanKind.USER:  # from logits to tokens in one pass, which costs less than what was solved
         return sample([plan], rows, seeds, positions, n, coupling, backend, threads)
-    name, module = select(backend)
+    name, module = select(backend, rows)
     draw: Callable[..., Any] = module.sample
 
-    def call(plans: list[Plan], arrays: Any, index: NDArray[Any]) -> Any:
+    def call(plans: list[Plan], arrays: Any, index: Any) -> Any:
         return draw(plans, *arrays, seeds[index], positions[index], n, coupling, threads)
 
     everything = np.arange(rows.count)
@@ -168,11 +183,11 @@ def draw_from(
 
 
 def sample(
-    plans: list[Plan], rows: Rows, seeds: NDArray[Any], positions: NDArray[Any], n: int, coupling: str, backend: str,
+    plans: list[Plan], rows: AnyRows, seeds: Any, positions: Any, n: int, coupling: str, backend: str,
     threads: int,
 ) -> tuple[str, Drawn]:  # fmt: skip
     """Draw n tokens from every row of a batch; returns the name of the backend that ran, and its arrays."""
-    name, module = select(backend)
+    name, module = select(backend, rows)
     draw: Callable[..., Any] = module.sample
 
     def call(plans: list[Plan], arrays: Any, index: Any) -> Any:
@@ -183,11 +198,11 @@ def sample(
 
 
 def sample_codes(
-    plans: list[Plan], rows: Rows, seed: int, sequences: NDArray[Any], codes: NDArray[Any], steps: NDArray[Any],
+    plans: list[Plan], rows: AnyRows, seed: int, sequences: Any, codes: Any, steps: Any,
     backend: str, threads: int,
-) -> tuple[str, Drawn, NDArray[Any], NDArray[Any]]:  # fmt: skip
+) -> tuple[str, Drawn, Any, Any]:  # fmt: skip
     """Draw one token of each sequence by its code; returns the backend's name, the draw, the next codes and steps."""
-    name, module = select(backend)
+    name, module = select(backend, rows)
     draw: Callable[..., Any] = module.sample_codes
 
     def call(plans: list[Plan], arrays: Any, index: Any) -> Any:
@@ -201,11 +216,11 @@ def sample_codes(
 
 
 def _draw(
-    plans: list[Plan], rows: Rows, name: str, module: Backend, threads: int, call: Any
+    plans: list[Plan], rows: AnyRows, name: str, module: Backend, threads: int, call: Any
 ) -> tuple[str, Any, Failures | None]:
     """Draw by a function of plans, the arrays of a part of the batch, and its rows."""
     if rows.count and any(plan.kind is PlanKind.USER for plan in plans):
-        found, failures = _user().draw(plans, rows, module, threads, call)
+        found, failures = _user().draw(plans, _in_memory(rows), module, threads, call)
         return f"{name}+user", found, failures
     arrays = (rows.logits, rows.dtype, rows.mask, rows.anchor, rows.weights, rows.budget)
     return name, call(plans, arrays, slice(None)), None

@@ -128,7 +128,8 @@ def draw_distinct(log_q: npt.NDArray[np.float64], seed: int, position: int, n: i
         total = float(weights.sum()) if drawn else 1.0
         _fill(values, drawn, rest, weights / total, highest + math.log(total), seed, position, n)
     kappa = values[-1]
-    rates = np.exp(log_q[drawn] - kappa)
+    with np.errstate(over="ignore"):  # the next value may be far below the last one drawn: inclusion 1
+        rates = np.exp(log_q[drawn] - kappa)
     small = rates < 1.0
     with np.errstate(divide="ignore"):
         inclusion = np.where(small, np.log(-np.expm1(-np.where(small, rates, 1.0))), np.log1p(-np.exp(-rates)))

@@ -189,7 +189,7 @@ def separable_dual(plan: Plan, row: FaceRow) -> Found | None:
     else:
         log_q, nu, rounds = _dual(slope, t, row.x, log_cap)
         # A root far from 0 is resolved no finer than its own spacing of floats: solve again from a score next to it.
-        inside = t[:, int(np.argmax(np.where(log_q < log_cap, log_q, -np.inf)))]
+        inside = t[:, int(np.argmax(np.where(log_q < log_cap - 1e-9, log_q, -np.inf)))]
         base = float(inside[int(np.argmin(np.abs(inside - nu)))])
         if abs(nu) > 4.0 * abs(nu - base):
             log_q, nu, more = _dual(slope, t - base, row.x, log_cap)
@@ -211,13 +211,10 @@ def _dual(slope: Slope, t: Array, x: Array, log_cap: float) -> tuple[Array, floa
     evaluations = 0
 
     def mass(nu: float) -> float:
-        """Return log sum q, near 0 without the cancellation that a q near 1 would bring."""
+        """Return log sum q."""
         nonlocal evaluations
         evaluations += 1
-        u = _tokens(slope, t - nu, log_cap)
-        hub = int(np.argmax(u))
-        others = float(np.exp(u[:hub]).sum() + np.exp(u[hub + 1 :]).sum())
-        return float(np.log1p(others + np.expm1(u[hub]))) if u[hub] > -0.5 else log_sum_exp(u)
+        return log_sum_exp(_tokens(slope, t - nu, log_cap))
 
     low, high = _around(mass, _guess(slope, t, log_cap))
     if low == -np.inf:  # slopes beyond any float, of an anchor that underflows: what is left is shared
@@ -343,6 +340,10 @@ def _divergence(alpha: float, log_q: Array, log_r: Array) -> float:
         return dot(q, log_t) - more
     if alpha == 0.0:
         return -dot(r, log_t) + more
-    if alpha > 0.5:  # t^alpha - alpha t + alpha - 1 = t (t^(alpha - 1) - 1) - (alpha - 1) (t - 1)
-        return (dot(q, np.expm1((alpha - 1.0) * log_t)) / (alpha - 1.0) - more) / alpha
-    return (dot(r, np.expm1(alpha * log_t)) / alpha - more) / (alpha - 1.0)
+    # r t^alpha is q + q expm1((alpha - 1) log t) and r + r expm1(alpha log t): no cancellation near t = 1, and near
+    # alpha = 1 and alpha = 0. Far from t = 1, q or r may underflow where it does not.
+    base, exponent = (q, (alpha - 1.0) * log_t) if alpha > 0.5 else (r, alpha * log_t)
+    close = np.abs(exponent) < 1.0
+    power = dot(base[close], np.expm1(exponent[close]))
+    power += float((np.exp(log_r + alpha * log_t) - base)[~close].sum())
+    return (power / (alpha - 1.0) - more) / alpha if alpha > 0.5 else (power / alpha - more) / (alpha - 1.0)

@@ -31,8 +31,10 @@ class _Anchored(Regularizer):
 
     def _log_ratio(self, q: Any, ctx: Context) -> NDArray[Any]:
         """Return log(q / r) on the allowed tokens, 0 elsewhere."""
-        log_r = ctx.log_p if self.anchor == "model" else ctx.log_anchor
-        return np.where(ctx.allowed, logarithm(q) - np.where(ctx.allowed, log_r, 0.0), 0.0)
+        return np.where(ctx.allowed, logarithm(q) - np.where(ctx.allowed, self._log_r(ctx), 0.0), 0.0)
+
+    def _log_r(self, ctx: Context) -> NDArray[Any]:
+        return ctx.log_p if self.anchor == "model" else ctx.log_anchor
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,16 +70,21 @@ class _AlphaFamily(_Anchored):
 
     def value(self, q: Any, ctx: Context) -> Any:
         a, log_t = self.order, self._log_ratio(q, ctx)
-        r = np.where(ctx.allowed, np.exp(ctx.log_p if self.anchor == "model" else ctx.log_anchor), 0.0)
+        r = np.where(ctx.allowed, np.exp(self._log_r(ctx)), 0.0)
         if a == 1.0:
             return (times(q, log_t) - q + r).sum(axis=-1)
         if a == 0.0:
             return (times(r, -log_t) + q - r).sum(axis=-1)
-        # r t^alpha is r + r expm1(alpha log t), and q + q expm1((alpha - 1) log t): no cancellation near t = 1, and near
-        # alpha = 0 and alpha = 1.
+        # r t^alpha is r + r expm1(alpha log t), and q + q expm1((alpha - 1) log t). Neither cancels near t = 1, nor
+        # the first near alpha = 0, nor the second near alpha = 1. Far from t = 1, r may underflow where it does not.
+        base, exponent = (q, (a - 1.0) * log_t) if a > 0.5 else (r, a * log_t)
+        with np.errstate(over="ignore"):
+            near = times(base, np.expm1(exponent))
+            far = np.exp(np.where(ctx.allowed, self._log_r(ctx) + a * log_t, -np.inf)) - base
+        power = np.where(np.abs(exponent) < 1.0, near, far)
         if a > 0.5:
-            return ((times(q, np.expm1((a - 1.0) * log_t)) / (a - 1.0) - (q - r)) / a).sum(axis=-1)
-        return ((times(r, np.expm1(a * log_t)) / a - (q - r)) / (a - 1.0)).sum(axis=-1)
+            return ((power / (a - 1.0) - (q - r)) / a).sum(axis=-1)
+        return ((power / a - (q - r)) / (a - 1.0)).sum(axis=-1)
 
     def gradient(self, q: Any, ctx: Context) -> Any:
         a, log_t = self.order, self._log_ratio(q, ctx)

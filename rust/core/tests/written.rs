@@ -206,7 +206,7 @@ fn check_widths(plans: &[Plan], x: &[f64], flags: &[bool], ws: &mut Workspace) {
 
 /// Every objective with a way of its own, on every support.
 fn plans() -> Vec<Plan> {
-    let faces: [&[(Rule, bool)]; 23] = [
+    let faces: [&[(Rule, bool)]; 20] = [
         &[],
         &[(Rule::TopK(1), false)],
         &[(Rule::TopK(50), false)],
@@ -222,12 +222,9 @@ fn plans() -> Vec<Plan> {
         &[(Rule::Eta(2e-3), false)],
         &[(Rule::TopH(0.4), false)],
         &[(Rule::TopH(0.93), false)],
-        &[(Rule::TopH(0.7), true), (Rule::TopK(90), false)],
         &[(Rule::Typical(0.07), false)],
-        &[(Rule::Typical(0.31), false)],
         &[(Rule::Typical(0.93), false)],
         &[(Rule::Typical(0.41), true)],
-        &[(Rule::Typical(0.61), false), (Rule::TopK(700), false)],
         &[(Rule::Typical(0.21), true), (Rule::TopP(0.83), false)],
         &[(Rule::TopP(1.0), false)],
     ];

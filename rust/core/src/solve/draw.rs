@@ -18,6 +18,7 @@
 //! over many tokens is not solved at all: it is drawn from by its terms (`sample`).
 
 use super::ascent::from_mirror;
+use super::band::from_band;
 use super::cover::{Tail, from_coverage};
 use super::{CoverageTerm, Solved, Workspace, dispatch, distribute, solve_whole, tsallis};
 use crate::arch::{self, BLOCK, Bounds, Exponential, Level, Threshold};
@@ -442,7 +443,7 @@ fn from_sums(
 }
 
 /// The face is what was gathered: many tokens are drawn from by terms, if there are any, and few solved for.
-fn from_gathered(plan: &Plan, drawn: Option<Exponential>, ws: &mut Workspace) -> Ready {
+pub(super) fn from_gathered(plan: &Plan, drawn: Option<Exponential>, ws: &mut Workspace) -> Ready {
     let Candidates { ids, values, .. } = &ws.reads.cut.candidates;
     match drawn {
         Some(drawn) if ids.len() > EXACT => Ready::Gathered(drawn),
@@ -452,51 +453,6 @@ fn from_gathered(plan: &Plan, drawn: Option<Exponential>, ws: &mut Workspace) ->
             Ready::Solved(solve_candidates(plan, true, ws))
         }
     }
-}
-
-/// The face is what of the candidates is in a cut: perhaps nothing, and not the best token, as a rule. If that is many tokens,
-/// a mask takes the place of the supports.
-fn from_band(
-    plan: &Plan,
-    cut: Cut,
-    softmax: Option<f64>,
-    row: &Row<'_>,
-    level: Level,
-    ws: &mut Workspace,
-) -> Result<Option<Ready>, Status> {
-    let reads = &mut ws.reads;
-    let candidates = &mut reads.cut.candidates;
-    candidates.take_cut(cut);
-    let best = candidates.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let count = candidates.ids.len();
-    if count == 0 {
-        return Err(Status::Infeasible);
-    }
-    if count <= GATHERED {
-        reads.max = f64::from(best) + 0.0;
-        let drawn = softmax.map(|scale| Exponential::new(scale, reads.max));
-        return Ok(match drawn {
-            Some(None) => None,
-            drawn => Some(from_gathered(plan, drawn.flatten(), ws)),
-        });
-    }
-    let mut face = std::mem::take(&mut reads.face);
-    face.clear();
-    face.resize(row.scores.len().div_ceil(32), 0);
-    for &id in &candidates.ids {
-        face[id as usize / 32] |= 1 << (id % 32);
-    }
-    let on_face = Plan {
-        supports: vec![],
-        chains: vec![],
-        ..plan.clone()
-    };
-    let (top, measured) = (reads.top, reads.measured);
-    let ready = shortcut(&on_face, &row.masked(&face), level, ws);
-    ws.reads.face = face;
-    ws.reads.is_masked = true;
-    (ws.reads.top, ws.reads.measured) = (top, measured);
-    ready
 }
 
 /// The first allowed token with the largest score.

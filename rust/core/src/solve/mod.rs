@@ -3,6 +3,7 @@
 mod adaptive;
 mod argmax;
 mod ascent;
+mod band;
 mod cover;
 mod coverage;
 mod covered;

@@ -89,12 +89,12 @@ impl Dual<'_> {
         math::max(self.tokens.iter().map(|token| token.a - tangent(token)))
     }
 
-    /// A multiplier at which full tokens alone have `goal`, or as much as they can.
-    pub(super) fn low(&mut self, goal: f64) -> f64 {
+    /// The largest multiplier at which full tokens alone have `goal`; none if there are too few.
+    pub(super) fn low(&mut self, goal: f64) -> Option<f64> {
         self.values.clear();
         self.values.extend(self.tokens.iter().map(|token| token.a - token.top));
-        let count = (goal / self.cap).ceil().min(self.tokens.len() as f64);
-        fill::nth_largest(self.values, count, self.selection).unwrap_or(f64::NEG_INFINITY)
+        let count = ((goal - fill::ROUNDING) / self.cap).ceil();
+        fill::nth_largest(self.values, count, self.selection)
     }
 
     /// Where the sum is `goal`, between two multipliers where it is not less and not more.

@@ -47,10 +47,8 @@ pub(super) fn find(dual: &mut Dual<'_>, flats: &[Ranked]) -> Found {
         0 => dual.high(goal),
         _ => flats[some - 1].value,
     };
-    let low = match flats.get(some) {
-        Some(next) => next.value,
-        None => dual.low(goal),
-    };
+    let low = flats.get(some).map_or(f64::NEG_INFINITY, |next| next.value);
+    let low = low.max(dual.low(goal).unwrap_or(low));
     Found {
         root: dual.solve(goal, low, high),
         full: some,
