@@ -88,9 +88,16 @@ class TestEveryDecoder:
         assert_same(sample(decoder, rows, 6), expected)
 
 
-@pytest.mark.parametrize("decoder", all_decoders(), ids=repr)
+SOME = all_decoders()[::5]
+PARITY = [
+    *SOME,
+    *(pytest.param(decoder, marks=pytest.mark.slow) for decoder in all_decoders() if decoder not in SOME),
+]
+
+
+@pytest.mark.parametrize("decoder", PARITY, ids=repr)
 def test_reference_draws_the_same(decoder):
-    for size in (1, 3, 31, 257):
+    for size in (1, 3, 97):  # 97: no rule about sums is met exactly by equal tokens
         rows = make_rows(size, seed=9)
         rust, reference = (sample(decoder, rows, 7, backend=name) for name in ("rust", "reference"))
         # A support that is about sums, or a root find, may end at another token where q is next to nothing.
