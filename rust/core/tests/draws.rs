@@ -140,6 +140,40 @@ fn plans() -> Vec<Plan> {
     plans
 }
 
+/// The general family, and targets and caps beside what plans without them have a short way for.
+fn constrained_plans() -> Vec<Plan> {
+    let mut plans: Vec<Plan> = family().into_iter().map(|(_, plan)| plan).collect();
+    let anchored = plan(Objective::AnchoredSoftmax { lam: 1.0 });
+    let mirrored = plan(Objective::Softmax { lam: 1.0 });
+    for base in [anchored, mirrored, plan(Objective::Tsallis { lam: 1.0, alpha: 1.5 })] {
+        for rules in [&[][..], &[tempered(Rule::TopK(7))], &[tempered(Rule::TopP(0.7))]] {
+            let supports = rules.to_vec();
+            plans.push(towards(
+                Target::Entropy(0.7),
+                Plan {
+                    supports,
+                    ..base.clone()
+                },
+            ));
+        }
+    }
+    plans
+}
+
+#[test]
+fn constrained_plans_are_drawn_from_as_solved() {
+    let (plans, mut ws) = (constrained_plans(), workspaces());
+    let mut rng = Rng(31);
+    for length in [1, 2, 9, 64, 300, 9000] {
+        let x = rng.normals(length, 3.0);
+        let flags: Vec<bool> = x.iter().map(|_| rng.uniform() < 0.6).collect();
+        check_row(&plans, &x, &flags, &mut ws);
+    }
+    for (_, x) in adversarial() {
+        check_row(&plans, &x, &vec![true; x.len()], &mut ws);
+    }
+}
+
 fn workspaces() -> [Workspace; 2] {
     [Workspace::new(), Workspace::new()]
 }

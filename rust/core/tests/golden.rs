@@ -7,7 +7,7 @@ mod common;
 
 use std::fmt::Write;
 
-use common::{coverage, plan};
+use common::{coverage, family, plan};
 use half::{bf16, f16};
 use optdecode_core::Level;
 use optdecode_core::par::Scratch;
@@ -102,8 +102,12 @@ fn sequence(plan: &Plan, row: &Row<'_>, level: Level, scratch: &mut Scratch) -> 
     (tokens, code.value)
 }
 
-/// All of it, as the file has it.
+/// All of it, as the file has it: lines for new plans come last.
 fn tokens(level: Level) -> String {
+    tokens_of(&plans(), level) + &tokens_of(&family(), level)
+}
+
+fn tokens_of(plans: &[(&str, Plan)], level: Level) -> String {
     let (mut scratch, mut text) = (Scratch::default(), String::new());
     let flags: Vec<bool> = (0..V).map(|id| id % 5 != 3).collect();
     for (kind, spread) in [("flat", 0.5), ("steep", 3.0)] {
@@ -124,23 +128,23 @@ fn tokens(level: Level) -> String {
             ("f16", Scores::F16(&half), None, Coupling::Iid),
             ("bf16", Scores::Bf16(&brain), None, Coupling::Iid),
         ];
-        for (name, plan) in plans() {
+        for (name, plan) in plans {
             for (width, scores, mask, coupling) in widths {
                 let row = Row {
                     scores,
                     mask,
                     ..common::row(&[])
                 };
-                let tokens = drawn(&plan, &row, level, coupling, &mut scratch);
+                let tokens = drawn(plan, &row, level, coupling, &mut scratch);
                 writeln!(text, "{kind} | {name} | {width} | {tokens:?}").expect("a string takes all");
             }
             let row = Row {
                 scores: Scores::F32(&single),
                 ..common::row(&[])
             };
-            let tokens = distinct(&plan, &row, level, &mut scratch);
+            let tokens = distinct(plan, &row, level, &mut scratch);
             writeln!(text, "{kind} | {name} | f32 distinct | {tokens:?}").expect("a string takes all");
-            let (tokens, code) = sequence(&plan, &row, level, &mut scratch);
+            let (tokens, code) = sequence(plan, &row, level, &mut scratch);
             writeln!(text, "{kind} | {name} | f32 codes | {tokens:?} {code:016x}").expect("a string takes all");
         }
     }

@@ -268,6 +268,7 @@ fn plans() -> Vec<Plan> {
         allowed: Some(vec![0, 2]),
         ..kl
     });
+    plans.extend(family().into_iter().map(|(_, plan)| plan));
     plans
 }
 

@@ -51,6 +51,10 @@ pub(super) fn solve(
     let scratch = &mut scratch.separable;
     let solved = run(terms, cap, covering, face, &face.l, scratch, answer);
     let anchored = terms.iter().rev().find(|term| term.kind.anchor() != Anchor::None);
+    if solved.status == Status::Ok && !terms::are_finite(terms, face, answer) {
+        let status = Status::ReducedAccuracy;
+        return Solved { status, ..solved };
+    }
     let Some(Term { kind, .. }) = anchored.filter(|_| solved.status != Status::Ok) else {
         return solved;
     };
@@ -112,7 +116,7 @@ fn run(
     values.clear();
     values.extend(tokens.iter().map(|token| token.a));
     let most = fill::fewest(cap).min(tokens.len() as f64);
-    let shift = fill::nth_largest(values, most, selection).unwrap_or(0.0);
+    let mut shift = fill::nth_largest(values, most, selection).unwrap_or(0.0);
     let mut dual = Dual {
         law,
         tokens,
@@ -124,10 +128,18 @@ fn run(
         count,
         nu: f64::NAN,
     };
-    dual.shift(shift);
     flats.iter_mut().for_each(|item| item.value -= shift);
     fill::keep_first(flats, fill::fewest(cap), &face.x);
-    let found = flat::find(&mut dual, flats);
+    dual.shift(shift);
+    dual.prepare();
+    let mut found = flat::find(&mut dual, flats);
+    if let Some(nearer) = dual.nearer(&found.root) {
+        // A root far from 0 is resolved no finer than its own spacing of floats: once more from a score next to it.
+        shift += nearer;
+        flats.iter_mut().for_each(|item| item.value -= nearer);
+        dual.shift(nearer);
+        found = flat::find(&mut dual, flats);
+    }
     dual.write(&found, flats, answer);
     let status = match found.root.settled {
         true => Status::Ok,

@@ -102,10 +102,110 @@ pub fn marginal(objective: &Objective, lq: f64, log_r: f64, w: f64) -> f64 {
             };
             kl - coverage.beta_bar * w * k * miss
         }
-        Objective::GreedyFill | Objective::Separable { .. } | Objective::AdaptiveK { .. } => {
-            unimplemented!("{objective:?} has tests of its own, beside its solver")
+        Objective::Separable { terms, coverage } => {
+            let budget = coverage.as_ref().map_or(1, |coverage| coverage.budget);
+            terms.iter().map(|term| term_marginal(term, lq, log_r, w, budget)).sum()
         }
+        Objective::GreedyFill => 0.0,
+        Objective::AdaptiveK { base, .. } => term_marginal(base, lq, log_r, w, 1),
     }
+}
+
+/// The derivative of one term of a sum, as the formulas have it.
+pub fn term_marginal(term: &Term, lq: f64, log_r: f64, w: f64, budget: u32) -> f64 {
+    let (q, k) = (lq.exp(), f64::from(budget));
+    term.coefficient
+        * match term.kind {
+            TermKind::Entropy => lq + 1.0,
+            TermKind::Quadratic => q,
+            TermKind::Tsallis { alpha } => (alpha * ((alpha - 1.0) * lq).exp() - 1.0) / (alpha * (alpha - 1.0)),
+            TermKind::Kl(_) => lq - log_r + 1.0,
+            TermKind::Divergence { alpha: 1.0, .. } => lq - log_r,
+            TermKind::Divergence { alpha, .. } => ((alpha - 1.0) * (lq - log_r)).exp_m1() / (alpha - 1.0),
+            _ if w == 0.0 => 0.0,
+            TermKind::Coverage => -w * k * (1.0 - q).powf(k - 1.0),
+            TermKind::LogCoverage => -w * k * (1.0 - q).powf(k - 1.0) / -(k * (-q).ln_1p()).exp_m1(),
+        }
+}
+
+/// A sum of terms, with K = 8 and the weights p, under a cap.
+pub fn sum(terms: &[(TermKind, f64)], cap: f64) -> Plan {
+    let terms: Vec<Term> = terms
+        .iter()
+        .map(|&(kind, coefficient)| Term { kind, coefficient })
+        .collect();
+    let covering = terms.iter().find(|term| term.kind.covers()).map(|term| Coverage {
+        beta_bar: term.coefficient,
+        budget: 8,
+        weights: Weights::Model,
+    });
+    let given = terms.iter().any(|term| term.kind.anchor() == Anchor::Given);
+    Plan {
+        anchor: if given { Anchor::Given } else { Anchor::Model },
+        cap,
+        ..plan(Objective::Separable {
+            terms,
+            coverage: covering,
+        })
+    }
+}
+
+/// A target for any plan.
+pub fn towards(target: Target, plan: Plan) -> Plan {
+    Plan {
+        target: Some(target),
+        ..plan
+    }
+}
+
+/// One plan of every kind of the general family.
+pub fn family() -> Vec<(&'static str, Plan)> {
+    use TermKind::{Entropy, Kl, LogCoverage, Quadratic};
+    let model = Anchor::Model;
+    let divergence = |alpha| TermKind::Divergence { alpha, anchor: model };
+    let priced = |kind, coefficient, price| {
+        let base = Term { kind, coefficient };
+        Plan {
+            anchor: if kind == Kl(model) { model } else { Anchor::None },
+            ..plan(Objective::AdaptiveK { base, price })
+        }
+    };
+    let softmax = || plan(Objective::Softmax { lam: 1.0 });
+    let anchored = || plan(Objective::AnchoredSoftmax { lam: 1.0 });
+    let filled = Plan {
+        cap: 0.3,
+        ..plan(Objective::GreedyFill)
+    };
+    vec![
+        ("kl + chi-square", sum(&[(Kl(model), 1.0), (divergence(2.0), 0.5)], 1.0)),
+        ("kl - log-coverage", sum(&[(Kl(model), 1.0), (LogCoverage, 0.3)], 1.0)),
+        ("chi-square", sum(&[(divergence(2.0), 1.0)], 1.0)),
+        ("reverse kl", sum(&[(divergence(0.0), 1.0)], 1.0)),
+        ("softmax, cap .1", sum(&[(Entropy, 1.0)], 0.1)),
+        ("sparsemax, cap .1", sum(&[(Quadratic, 1.0)], 0.1)),
+        ("fill .3", filled),
+        ("entropy, .01 a token", priced(Entropy, 1.0, 0.01)),
+        ("kl, .1 a token", priced(Kl(model), 1.0, 0.1)),
+        ("quadratic, .001 a token", priced(Quadratic, 2.0, 0.001)),
+        (
+            "tsallis 1.3, .001 a token",
+            priced(TermKind::Tsallis { alpha: 1.3 }, 1.0, 0.001),
+        ),
+        ("softmax, entropy 2", towards(Target::Entropy(2.0), softmax())),
+        ("kl, divergence .5", towards(Target::Divergence(0.5), anchored())),
+        (
+            "sparsemax, entropy 1",
+            towards(Target::Entropy(1.0), plan(Objective::Quadratic { lam: 1.0 })),
+        ),
+        (
+            "best of 8, entropy 1",
+            towards(Target::Entropy(1.0), coverage(0.2, 0.004, 8, Weights::Model)),
+        ),
+        (
+            "capped softmax, entropy 3",
+            towards(Target::Entropy(3.0), sum(&[(Entropy, 1.0)], 0.1)),
+        ),
+    ]
 }
 
 /// The largest violation of the KKT conditions on the face, relative to the size of their terms: equality on tokens that

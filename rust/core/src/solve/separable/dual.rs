@@ -42,6 +42,8 @@ pub(super) struct Root {
     pub(super) settled: bool,
     /// The share of the distribution at `nu`; that in `Dual::values` has the rest.
     pub(super) share: f64,
+    /// By how much the sum changes between neighbouring floats.
+    pub(super) unresolved: f64,
 }
 
 /// Tokens whose probabilities are summed up without compensation.
@@ -53,18 +55,35 @@ const SETTLED: f64 = 1e-11;
 /// A tolerance that is none.
 const FINE: f64 = 1e-15;
 
+/// What the sum may change by between neighbouring multipliers.
+const RESOLVED: f64 = 1e-12;
+
 /// What Newton's method leaves of a residual is of the order of its square; errors need not be much smaller than that.
 fn expected_error(residual: f64) -> f64 {
     1e-3 * (residual * residual).min(1.0)
 }
 
 impl Dual<'_> {
-    /// Shifts the linear term, and prepares the tokens.
+    /// Shifts the linear term, and forgets where the tokens were.
     pub(super) fn shift(&mut self, shift: f64) {
         for token in self.tokens.iter_mut() {
-            token.a -= shift;
+            (token.a, token.dead, token.state) = (token.a - shift, false, State::Zero);
+        }
+    }
+
+    /// Finds out where the tokens are full.
+    pub(super) fn prepare(&mut self) {
+        for token in self.tokens.iter_mut() {
             token.top = self.law.tangent(&token.numbers, self.log_cap).value;
         }
+    }
+
+    /// The linear term of the largest token that is not full, if the root is much nearer to it than to 0, and needs to be.
+    pub(super) fn nearer(&self, root: &Root) -> Option<f64> {
+        let free = self.tokens.iter().filter(|token| token.state == State::Free);
+        let largest = free.reduce(|a, b| if b.u > a.u { b } else { a })?;
+        let apart = (root.nu - largest.a).abs();
+        (root.unresolved > RESOLVED && root.nu.abs() > 4.0 * apart).then_some(largest.a)
     }
 
     /// Moves all tokens to a multiplier, as exactly as can be.
@@ -105,6 +124,7 @@ impl Dual<'_> {
                 iterations: 0,
                 settled: false,
                 share: 1.0,
+                unresolved: 0.0,
             };
         }
         // Beyond the end, so that a root at it is between.
@@ -113,11 +133,12 @@ impl Dual<'_> {
         let rate = self.law.rate();
         self.revive();
         let start = self.rough_start(goal, low, high);
-        let (mut residual, mut tolerance) = (1.0_f64, 0.0);
+        let (mut residual, mut tolerance, mut slope) = (1.0_f64, 0.0, 0.0);
         let root = root::falling(low, high, start, |nu| {
             tolerance = expected_error(residual);
             let total = self.go(nu, tolerance);
             residual = total.sum() - goal;
+            slope = total.slope;
             if residual >= 0.0 {
                 // Larger multipliers are all there is to come.
                 for token in self.tokens.iter_mut() {
@@ -135,6 +156,7 @@ impl Dual<'_> {
                 iterations: root.iterations,
                 settled: true,
                 share: 1.0,
+                unresolved: f64::EPSILON * root.x.abs() * slope,
             };
         }
         self.revive();
@@ -221,16 +243,24 @@ impl Dual<'_> {
     /// The mixture of the distributions at two multipliers that has `goal`: the upper one stays with the tokens, log q of the
     /// lower one in `values`.
     fn mix(&mut self, goal: f64, low: f64, high: f64, iterations: u32) -> Root {
-        let above = self.evaluate(low).sum();
+        let above = self.evaluate(low);
         self.values.clear();
         self.values.extend(self.tokens.iter().map(|token| token.u));
-        let below = self.evaluate(high).sum();
+        let below = self.evaluate(high);
+        // Sums that are steep in the multiplier are no better than its rounding, and need not fall between neighbours.
+        let explained = |total: &Total, nu: f64| {
+            let rounding = 8.0 * f64::EPSILON * nu.abs() * total.slope;
+            (total.sum() - goal).abs() <= SETTLED.max(rounding)
+        };
+        let settled = explained(&above, low) || explained(&below, high);
+        let (above, below) = (above.sum(), below.sum());
         let passes = above >= goal && goal >= below && above > below;
         Root {
             nu: high,
             iterations,
-            settled: passes || (above - goal).abs() <= SETTLED || (below - goal).abs() <= SETTLED,
+            settled: passes || settled,
             share: if passes { (above - goal) / (above - below) } else { 1.0 },
+            unresolved: (above - below).abs().max((above - goal).abs()),
         }
     }
 
@@ -246,6 +276,9 @@ impl Dual<'_> {
             tolerance: 0.0,
             log_cap: self.log_cap,
         };
+        let (cap, log_cap) = (self.cap, self.log_cap);
+        // Exactly the cap where log q says so.
+        let probability = |log_q: f64| if log_q < log_cap { math::exp(log_q) } else { cap };
         for (k, token) in self.tokens.iter_mut().enumerate() {
             if token.dead {
                 token.go(self.law, &to);
@@ -254,9 +287,9 @@ impl Dual<'_> {
             (answer.log_q[i], answer.q[i]) = if share < 1.0 && self.values[k] != token.u {
                 let parts = [math::ln(share) + token.u, math::ln_1p(-share) + self.values[k]];
                 let log_q = math::log_sum_exp(parts.into_iter());
-                (log_q, math::exp(log_q))
+                (log_q, probability(log_q))
             } else {
-                (token.u, math::exp(token.u))
+                (token.u, probability(token.u))
             };
         }
         for (k, item) in flats.iter().enumerate() {

@@ -36,6 +36,7 @@ pub(super) fn find(dual: &mut Dual<'_>, flats: &[Ranked]) -> Found {
                     iterations: 0,
                     settled: true,
                     share: 1.0,
+                    unresolved: 0.0,
                 },
                 full: last,
                 rest: rest.min(cap),

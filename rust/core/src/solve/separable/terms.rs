@@ -3,7 +3,7 @@
 //! With `u = log q_i` the derivative of a token's terms is, but for a constant, a sum of few shapes, and increases in u:
 //!
 //! ```text
-//! linear * u  +  sum c expm1(b (u - log r)) / b  -  w c K (1 - q)^(K-1) [ / (1 - (1 - q)^K) ]  +  constant
+//! linear * u  +  sum c e^(b (u - log r)) / b  -  w c K (1 - q)^(K-1) [ / (1 - (1 - q)^K) ]  +  constant
 //! ```
 //!
 //! A new term says in [`Law::set`] what it adds to these, and in [`value`] what it is worth.
@@ -14,7 +14,9 @@ use crate::solve::CoverageTerm;
 use crate::solve::face::{Answer, Face};
 use crate::solve::wright;
 
-/// `c expm1(b (u - log r)) / b`.
+/// `c e^(b (u - log r)) / b`, less `c / b` if b is small.
+///
+/// As b approaches 0, that tends to the logarithm; where it is not small, small values must not be lost beside the constant.
 #[derive(Clone, Copy, Debug)]
 struct Power {
     c: f64,
@@ -22,6 +24,16 @@ struct Power {
     b: f64,
     anchor: Anchor,
 }
+
+impl Power {
+    /// What is taken off.
+    fn constant(&self) -> f64 {
+        if self.b.abs() < SMALL { self.c / self.b } else { 0.0 }
+    }
+}
+
+/// Exponents below this are small.
+const SMALL: f64 = 0.5;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Covering {
@@ -136,7 +148,7 @@ impl Law {
         self.linear = if linear > CANCELLED * size { linear } else { 0.0 };
         let without = |power: &Power| {
             if power.b > 0.0 {
-                -power.c / power.b
+                -power.constant()
             } else {
                 f64::NEG_INFINITY
             }
@@ -150,9 +162,11 @@ impl Law {
 
     /// Adds a power to what there is of its kind; what cancels is gone.
     fn power(&mut self, c: f64, b: f64, anchor: Anchor) {
+        let power = Power { c, b, anchor };
+        self.constants[0] += power.constant() - c / b;
         let alike = |power: &Power| power.b == b && power.anchor == anchor;
         let Some(at) = self.powers.iter().position(alike) else {
-            return self.powers.push(Power { c, b, anchor });
+            return self.powers.push(power);
         };
         let sum = self.powers[at].c + c;
         if sum.abs() <= CANCELLED * c.abs() {
@@ -179,8 +193,14 @@ impl Law {
             q: f64::NAN,
         };
         for &Power { c, b, anchor } in &self.powers {
-            let (less_one, whole) = exponentials(b * (u - token.log_anchor(anchor)));
-            sum.value += c * less_one / b;
+            let y = b * (u - token.log_anchor(anchor));
+            let (part, whole) = if b.abs() < SMALL {
+                exponentials(y)
+            } else {
+                let whole = math::exp(y);
+                (whole, whole)
+            };
+            sum.value += c * part / b;
             sum.slope += c * whole;
             sum.bend += (c * whole * b).abs();
             sum.rate = sum.rate.max(b.abs());
@@ -254,9 +274,14 @@ impl Law {
         match self.powers[..] {
             [] if self.linear > 0.0 => Some((t / self.linear, self.linear)),
             [Power { c, b, anchor }] if self.linear == 0.0 => {
-                let ratio = b * t / c;
-                let u = token.log_anchor(anchor) + math::ln_1p(ratio.max(-1.0)) / b;
-                Some((u, c * (1.0 + ratio)))
+                // `e^(b (u - log r))`, less 1 if b is small.
+                let part = b * t / c;
+                let (log, whole) = if b.abs() < SMALL {
+                    (math::ln_1p(part.max(-1.0)), 1.0 + part)
+                } else {
+                    (math::ln(part.max(0.0)), part)
+                };
+                Some((token.log_anchor(anchor) + log / b, c * whole))
             }
             _ => None,
         }
@@ -267,7 +292,7 @@ impl Law {
         let covers = token.gain > 0.0 && self.covering != Covering::Nothing;
         let mut over = t;
         for power in self.powers.iter().filter(|power| power.b > 0.0) {
-            over += power.c / power.b;
+            over += power.constant();
         }
         if covers && self.covering == Covering::Linear {
             over += token.gain * self.budget;
@@ -276,12 +301,16 @@ impl Law {
         let alone = shapes.map(|power| {
             let log = token.log_anchor(power.anchor);
             // `e^(b (u - log))` is what the shape adds to `level - log r`.
-            let level = if power.b > 0.0 { over } else { over + power.c / power.b };
+            let level = if power.b > 0.0 { over } else { over + power.constant() };
             meet(self.linear, power.c / power.b, power.b, log, level)
         });
         let least = alone.fold(f64::INFINITY, |least, u| if u < least { u } else { least });
-        let covering = match (covers, self.covering) {
-            (true, Covering::Log) => meet(self.linear, -token.gain, -1.0, 0.0, over),
+        let covering = match self.covering {
+            Covering::Log if covers => meet(self.linear, -token.gain, -1.0, 0.0, over),
+            Covering::Linear if covers && self.powers.is_empty() && self.linear == 0.0 => {
+                let log_miss = math::ln(-t / (token.gain * self.budget)) / (self.budget - 1.0);
+                math::ln(-math::expm1(log_miss))
+            }
             _ => f64::INFINITY,
         };
         let least = least.min(covering);
@@ -421,6 +450,21 @@ fn log_hits(gain: f64, budget: f64, u: f64) -> Tangent {
         rate,
         q,
     }
+}
+
+/// Whether the terms are finite at the distribution. A divergence from an anchor that underflows may be too large for f64.
+pub(super) fn are_finite(terms: &[Term], face: &Face, answer: &Answer) -> bool {
+    /// The logarithm of the largest f64.
+    const LARGEST: f64 = 709.0;
+    terms.iter().all(|term| match term.kind {
+        TermKind::Divergence { alpha, anchor } if alpha != 0.0 && alpha != 1.0 => {
+            let tokens = answer.log_q.iter().zip(face.log_anchor(anchor));
+            // The logarithm of `r (q / r)^alpha`.
+            let log_power = |(&log_q, &log_r): (&f64, &f64)| log_r + alpha * (log_q - log_r);
+            tokens.map(log_power).all(|log_power| log_power < LARGEST)
+        }
+        _ => true,
+    })
 }
 
 /// A term at the distribution: `coefficient * sum phi(q_i)`.

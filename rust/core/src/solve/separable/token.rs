@@ -123,10 +123,10 @@ impl Token {
 }
 
 /// The root of an increasing function with a value of `t` left of `high`: Newton's method while it stays in what is left and halves
-/// the residual, else bisection; steps to the left that grow, until there is a bound on that side.
+/// the residual, else bisection; steps to the left that grow, until there is a bound on that side, which may be far away.
 fn root(tangent: impl Fn(f64) -> Tangent, t: f64, start: f64, mut high: f64, tolerance: f64) -> Root {
     let tolerance = tolerance.max(1e-16);
-    let (mut u, mut low) = (start, f64::NEG_INFINITY);
+    let (mut u, mut low) = (start, LEAST);
     let (mut last, mut stride, mut slope) = (f64::INFINITY, 1.0, f64::INFINITY);
     for _ in 0..LIMIT {
         let at = tangent(u);
@@ -140,7 +140,7 @@ fn root(tangent: impl Fn(f64) -> Tangent, t: f64, start: f64, mut high: f64, tol
         let next = u - residual / slope;
         let step = next - u;
         let moved = step.abs();
-        let inside = next.is_finite() && low <= next && next <= high;
+        let inside = low < next && next <= high;
         // The error after a step is half its square times the relative bend, where that hardly changes on the way.
         let settled = at.rate * moved <= 0.1 && at.bend * moved * moved <= tolerance * slope;
         if inside && (settled || moved <= 2.0 * f64::EPSILON * u.abs()) {
@@ -162,14 +162,16 @@ fn root(tangent: impl Fn(f64) -> Tangent, t: f64, start: f64, mut high: f64, tol
             next
         } else {
             last = f64::INFINITY;
-            if low == f64::NEG_INFINITY {
+            if low == LEAST {
                 stride *= 2.0;
                 u - stride
+            } else if low < 16.0 * high.min(-4.0) {
+                -(-low).sqrt() * (-high.min(-1.0)).sqrt()
             } else {
                 low + 0.5 * (high - low)
             }
         };
-        if !(low < next && next < high) || next < LEAST {
+        if !(low < next && next < high) {
             break;
         }
         u = next;
