@@ -56,7 +56,7 @@ impl Known {
 /// The distribution of a sum under its cap: feasible, and optimal by its own derivatives, token by token.
 fn check(plan: &Plan, row: &Row<'_>, name: &str) {
     let Objective::Separable { terms, .. } = &plan.objective else {
-        panic!("not a sum");
+        unreachable!("the others are no sums");
     };
     let solution = solve(plan, row);
     let cap = plan.cap;
