@@ -82,6 +82,8 @@ fn decoders() -> [(&'static str, Plan); 6] {
         supports: rule.map(|rule| Support { rule, raw: false }).into_iter().collect(),
         chains: vec![],
         allowed: None,
+        cap: 1.0,
+        target: None,
     };
     let softmax = Objective::Softmax { lam: 1.0 };
     [
