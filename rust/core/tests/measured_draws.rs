@@ -89,12 +89,10 @@ fn plans() -> Vec<Plan> {
         supported(softmax.clone(), &[(Rule::Eta(2e-3), false)]),
         supported(softmax.clone(), &[(Rule::Eta(0.3), true), (Rule::PLess, false)]),
         supported(softmax.clone(), &[(Rule::MinP(1e-3), false)]),
-        supported(softmax.clone(), &[(Rule::TopH(0.0), false)]),
         supported(softmax.clone(), &[(Rule::TopH(0.4), false)]),
         supported(softmax.clone(), &[(Rule::TopH(0.93), false)]),
         supported(softmax.clone(), &[(Rule::TopH(0.7), true), (Rule::TopK(90), false)]),
         supported(softmax.clone(), &[(Rule::Typical(0.07), false)]),
-        supported(softmax.clone(), &[(Rule::Typical(0.31), false)]),
         supported(softmax.clone(), &[(Rule::Typical(0.93), false)]),
         supported(softmax.clone(), &[(Rule::Typical(0.41), true)]),
         supported(
@@ -142,15 +140,7 @@ fn plans() -> Vec<Plan> {
             &[(Rule::TopP(0.99), true), (Rule::TopK(9), false), (Rule::PLess, false)],
         ),
         chained(softmax.clone(), &[(Rule::TopK(40), false), (Rule::Eta(3e-2), false)]),
-        chained(softmax.clone(), &[(Rule::TopK(40), false), (Rule::Typical(0.63), true)]),
-        chained(
-            softmax,
-            &[
-                (Rule::Typical(0.37), false),
-                (Rule::TopK(40), false),
-                (Rule::TopH(0.6), false),
-            ],
-        ),
+        chained(softmax, &[(Rule::TopK(40), false), (Rule::Typical(0.63), true)]),
         chained(
             Objective::Quadratic { lam: 2.0 },
             &[(Rule::TopK(30), false), (Rule::TopP(0.6), false)],
