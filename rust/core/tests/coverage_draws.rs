@@ -335,3 +335,20 @@ fn adversarial_rows() {
         }
     }
 }
+
+/// A steep row whose head has tokens of next to no probability: their log q is told all the same.
+#[test]
+fn a_head_with_tokens_of_no_mass() {
+    for seed in 0..40 {
+        for spread in [0.74_f64, 3.0, 9.0] {
+            let plan = Plan {
+                temperature: 0.37,
+                score_weight: 0.711,
+                ..coverage(0.0517, 0.01034, 2, Weights::Model)
+            };
+            let mut x = Rng(seed).normals(414, spread);
+            x.iter_mut().for_each(|x| *x += 450.158);
+            check_widths(&[plan], &x, &mut Scratch::default());
+        }
+    }
+}

@@ -75,8 +75,8 @@ impl Newton {
     }
 }
 
-/// `e^u` is as good as nothing.
-pub(super) const LOWEST: f32 = -70.0;
+/// Where u ends: `e^u` is as good as nothing.
+pub(crate) const LOWEST: f32 = -70.0;
 
 struct NewtonSweep<'a> {
     tokens: &'a mut Newton,

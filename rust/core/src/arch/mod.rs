@@ -26,7 +26,7 @@ mod x86_64;
 
 use crate::status::Status;
 pub(crate) use ascent::{Ascent, Step};
-pub(crate) use coverage::{Newton, tail_sums, write_tail};
+pub(crate) use coverage::{LOWEST, Newton, tail_sums, write_tail};
 pub(crate) use exp::Exponential;
 pub use maxima::block_maxima;
 pub(crate) use maxima::{collect_above, collect_between};

@@ -141,7 +141,9 @@ impl Cover<'_> {
         arch::write_columns(self.writer.level, scores, mask, &density, columns);
         if let Some(log_probs) = wanted.log_probs.as_deref_mut() {
             let Candidates { ids, .. } = ws.reads.candidates();
-            for (&id, &log_q) in ids.iter().zip(&ws.reads.newton.log_q) {
+            // A token at the end of the range has no coverage to speak of: what was written for it, as for those below the head, is right.
+            let settled = |&(_, log_q): &(_, &f32)| *log_q > arch::LOWEST;
+            for (&id, &log_q) in ids.iter().zip(&ws.reads.newton.log_q).filter(settled) {
                 log_probs[id as usize] = log_q;
             }
         }
