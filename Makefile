@@ -15,6 +15,8 @@
 PYTHON ?= python3
 TORCH  ?=
 ARGS   ?=
+# One process a core; the longest tests are in a handful of files, so whoever is idle takes from the others.
+PARALLEL ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -56,7 +58,7 @@ setup: $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch $(STAMPS)/docs ## install 
 
 test: test-rust $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch ## run every fast test, Rust and Python (ARGS='-k name')
 	@echo '==> testing Python'
-	$(BIN)/python -m pytest -m 'not slow and not statistical and not gpu and not engine' $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow and not statistical and not gpu and not engine' $(ARGS)
 
 test-rust: | tools ## run the Rust tests
 	@echo '==> testing Rust'
@@ -68,12 +70,12 @@ test-neon: | tools tools-neon ## run the Rust tests that come to SIMD kernels on
 
 test-slow: $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch ## run the slow and the statistical tests
 	@echo '==> testing Python, the slow and statistical tests'
-	$(BIN)/python -m pytest -m '(slow or statistical) and not gpu and not engine' $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m '(slow or statistical) and not gpu and not engine' $(ARGS)
 
 test-levels: $(STAMPS)/build $(STAMPS)/test $(STAMPS)/torch ## run the tests of solvers and draws at every instruction set but the best, which make test covers
 	@for level in $$($(BIN)/python -c 'from optdecode import _core; print(*_core.build_info()["levels"][:-1])'); do \
 		echo "==> testing Python at $$level"; \
-		OPTDECODE_FORCE_LEVEL=$$level $(BIN)/python -m pytest -q -m 'not slow and not statistical and not gpu and not engine' \
+		OPTDECODE_FORCE_LEVEL=$$level $(BIN)/python -m pytest $(PARALLEL) -q -m 'not slow and not statistical and not gpu and not engine' \
 			$(LEVEL_TESTS) $(ARGS) || exit; \
 	done
 
@@ -131,8 +133,9 @@ tools:
 comma := ,
 
 # All but what cannot depend on the instruction set: the command line, the embedded model, packaging, benchmarks.
-LEVEL_TESTS := tests/oracle tests/parity $(addprefix tests/unit/test_,sample.py supports.py solution.py failures.py torch.py \
-	log_probs_in_place.py model_log_probs.py core_binding.py core_plain.py)
+LEVEL_TESTS := tests/oracle/test_certificate.py tests/oracle/test_best_of_k.py tests/parity/test_parity.py $(addprefix tests/unit/test_, \
+	sample.py supports.py solution.py failures.py torch.py log_probs_in_place.py model_log_probs.py core_binding.py core_plain.py \
+	mirror_tolerance.py)
 
 # What cross compiles and runs the tests where rustc is not one for 64-bit Arm. The other tests of the core never come to a
 # kernel, and take as long again.
